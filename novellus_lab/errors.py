@@ -1,0 +1,205 @@
+"""Every error that this package raises on purpose.
+
+```
+NovellusError
+├── ConfigurationError            a setting, a YAML key or an environment variable is wrong
+│   └── MissingDependencyError    an optional package is needed for what was asked
+├── InvalidRequestError           the call itself is wrong; nothing was sent, nothing was spent
+│   ├── UnknownModelError
+│   ├── UnknownStrategyError
+│   └── UnsupportedParameterError the chosen provider can't honour a parameter
+├── NoModelAvailableError         no candidate was left to send the request to
+├── DeadlineExceededError         the call's total deadline passed
+├── ProviderError                 a provider said no, or could not be heard
+│   ├── AuthenticationError
+│   ├── RateLimitError            carries retry_after_s
+│   ├── ProviderTimeoutError
+│   ├── ContextWindowExceededError
+│   ├── ContentFilteredError
+│   ├── BadRequestError
+│   └── ProviderUnavailableError  connection lost, 5xx, an answer that can't be read
+├── ResponseParseError            the answer does not fit the asked-for response_format
+└── StoreError                    the log and cache database
+    ├── HomeNotWritableError
+    ├── StoreUnavailableError
+    ├── ExtensionMissingError     pgvector is not on the server
+    └── SchemaVersionError        the schema is older or newer than this package
+```
+
+A message says what was wrong, where, and what to do. It never holds a key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class NovellusError(Exception):
+    """Base class of every error in this package."""
+
+
+class ConfigurationError(NovellusError):
+    """A configuration value is missing or wrong; the message names file, key and what is allowed."""
+
+
+class MissingDependencyError(ConfigurationError):
+    """An optional package is needed; the message holds the command that installs it."""
+
+
+class InvalidRequestError(NovellusError, ValueError):
+    """The call is wrong. Raised before anything is sent or spent."""
+
+
+class UnknownModelError(InvalidRequestError):
+    """No configured model has this id; the message offers the nearest ones."""
+
+
+class UnknownStrategyError(InvalidRequestError):
+    """No routing strategy has this name; the message lists those that exist."""
+
+
+class UnsupportedParameterError(InvalidRequestError):
+    """The provider can't honour a parameter, and dropping it was not allowed.
+
+    Set `on_unsupported: drop` on the model or its provider to send the request without it
+    (the drop is then recorded in `dropped_params`).
+    """
+
+
+class NoModelAvailableError(NovellusError):
+    """No candidate could be tried: none configured, none with a key, none that fits."""
+
+
+class DeadlineExceededError(NovellusError, TimeoutError):
+    """The total deadline of a call (its `timeout`) passed, retries and failovers included."""
+
+
+class ProviderError(NovellusError):
+    """A provider call failed.
+
+    Attributes:
+        model: our model id, as in `lab.complete(model_id=...)`.
+        provider: the provider's name.
+        status_code: HTTP status, if one was received.
+        retry_after_s: seconds that the provider asked us to wait, if it did.
+        provider_request_id: the provider's own id of the call, for its support.
+        retryable: whether the same call may succeed on the same model a moment later.
+        billable: whether the provider may have charged for the failed call
+            (a stream that broke half-way, for example).
+    """
+
+    retryable: bool = False
+    code: str = "provider_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        model: str | None = None,
+        provider: str | None = None,
+        status_code: int | None = None,
+        retry_after_s: float | None = None,
+        provider_request_id: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.model = model
+        self.provider = provider
+        self.status_code = status_code
+        self.retry_after_s = retry_after_s
+        self.provider_request_id = provider_request_id
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class AuthenticationError(ProviderError):
+    """The key is wrong, expired, or may not use this model."""
+
+    code = "authentication"
+
+
+class RateLimitError(ProviderError):
+    """Too many requests or tokens; `retry_after_s` says how long to wait, if the provider said so."""
+
+    retryable = True
+    code = "rate_limit"
+
+
+class ProviderTimeoutError(ProviderError, TimeoutError):
+    """The provider did not answer in the time that this attempt had."""
+
+    retryable = True
+    code = "timeout"
+
+
+class ContextWindowExceededError(ProviderError):
+    """Prompt and answer do not fit the model's context window."""
+
+    code = "context_window_exceeded"
+
+
+class ContentFilteredError(ProviderError):
+    """The provider's safety system refused the prompt or withheld the answer."""
+
+    code = "content_filtered"
+
+
+class BadRequestError(ProviderError):
+    """The provider rejected the request as malformed."""
+
+    code = "bad_request"
+
+
+class ProviderUnavailableError(ProviderError):
+    """The provider can't be reached, failed inside, or sent what can't be read."""
+
+    retryable = True
+    code = "unavailable"
+
+
+class ResponseParseError(NovellusError, ValueError):
+    """The answer is no valid JSON, or does not fit the schema that `response_format` asked for.
+
+    The answer itself was paid for, logged, and is in `content`.
+    """
+
+    def __init__(self, message: str, *, content: str) -> None:
+        super().__init__(message)
+        self.content = content
+
+
+class StoreError(NovellusError):
+    """Something is wrong with the log and cache database."""
+
+
+class HomeNotWritableError(StoreError):
+    """The lab's home directory can't be created or written."""
+
+
+class StoreUnavailableError(StoreError):
+    """PostgreSQL can't be started or reached."""
+
+
+class ExtensionMissingError(StoreError):
+    """The server lacks the pgvector extension, or we may not create it."""
+
+
+class SchemaVersionError(StoreError):
+    """The database's schema is newer than this package, or older and must be migrated first."""
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return a sentence that offers the nearest known names, or lists them if none is near."""
+    import difflib
+
+    lowered = {k.lower(): k for k in known}
+    near = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    if near:
+        return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
+    if not known:
+        return "None is configured."
+    shown = ", ".join(sorted(known)[:12])
+    return f"Known: {shown}{', …' if len(known) > 12 else ''}."

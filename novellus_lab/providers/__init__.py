@@ -1,0 +1,1 @@
+"""LLM providers, each one file over its official SDK."""

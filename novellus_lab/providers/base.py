@@ -1,0 +1,151 @@
+"""What a provider is: the one class to subclass, and what it is handed.
+
+A provider turns a `Call` (OpenAI-style messages) into its SDK's request and the SDK's answer into
+a `Reply`. It knows nothing of retries, prices, caches or logs; its SDK's own retries are off.
+It imports its SDK inside methods, so that listing providers costs nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from novellus_lab.errors import InvalidRequestError, UnsupportedParameterError
+from novellus_lab.types import EMPTY, Delta, EmbeddingReply, Message, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from pydantic import SecretStr
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderConfig:
+    """How to reach a provider. One per (provider, base_url, key); models that agree share a client."""
+
+    provider: str
+    api_key: SecretStr | None = None
+    api_key_env: str | None = None
+    """Name of the variable that the key came from, or should come from; for messages."""
+    base_url: str | None = None
+    max_connections: int = 256
+    options: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    """Provider-specific: `api_version` (Azure), `organization` (OpenAI), `path` (replay), …"""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One provider call, normalised. Messages are OpenAI-style and were validated."""
+
+    model: str
+    """The provider's own name of the model (or the Azure deployment)."""
+    messages: Sequence[Message]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: Sequence[Mapping[str, Any]] = ()
+    """OpenAI form: `{"type": "function", "function": {name, description, parameters}}`."""
+    tool_choice: str | Mapping[str, Any] | None = None
+    response_format: Mapping[str, Any] | None = None
+    """`{"type": "json_object"}` or `{"type": "json_schema", "json_schema": {name, schema, strict}}`."""
+    params: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    """Provider-specific parameters, passed on as they are (`reasoning_effort`, `thinking`, …)."""
+    timeout_s: float | None = None
+    """What is left of the deadline for this attempt."""
+    on_unsupported: Literal["error", "drop"] = "error"
+
+
+class Provider(ABC):
+    """A service that answers calls. Subclass it, and name it under `novellus_lab.providers`.
+
+    Errors leave as the classes of `novellus_lab.errors` (`ProviderError` and below), with `model`
+    left None: the caller knows it. Keys never stand in a message.
+    """
+
+    name: ClassVar[str]
+    """As it stands in the YAML: `openai`."""
+    requires: ClassVar[str | None] = None
+    """The SDK's import name, if it needs one."""
+    extra: ClassVar[str | None] = None
+    """The extra of this package that installs the SDK."""
+    api_key_envs: ClassVar[tuple[str, ...]] = ()
+    """Variables that may hold the key, in order. Empty: no key is needed."""
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def unavailable_because(cls, config: ProviderConfig) -> str | None:
+        """Say why this provider can't be used, or None if it can. Sends nothing, is quick."""
+        if cls.requires is not None:
+            from importlib.util import find_spec
+
+            if find_spec(cls.requires) is None:
+                return (
+                    f"the {cls.requires} package is not installed: "
+                    f"pip install 'novellus_lab[{cls.extra or cls.name}]'"
+                )
+        if cls.api_key_envs and config.api_key is None:
+            names = (config.api_key_env,) if config.api_key_env else cls.api_key_envs
+            return f"{' or '.join(names)} is not set"
+        return None
+
+    @abstractmethod
+    async def complete(self, call: Call) -> Reply:
+        """Answer a call whole."""
+
+    @abstractmethod
+    def stream(self, call: Call) -> AsyncIterator[Delta]:
+        """Answer a call piece by piece; the last delta carries the whole `Reply`.
+
+        Closing the iterator early closes the connection.
+        """
+
+    async def embed(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        timeout_s: float | None = None,
+    ) -> EmbeddingReply:
+        """Turn texts into vectors, in order."""
+        raise UnsupportedParameterError(
+            f"provider {self.name!r} has no embeddings; configure an embedding model of another one"
+        )
+
+    async def aclose(self) -> None:
+        """Close connections. Called once, on the loop that ran the calls."""
+
+
+def reject_or_drop(
+    call: Call, provider: str, unsupported: Mapping[str, object]
+) -> tuple[str, ...]:
+    """Return the names to leave out, or raise where dropping was not allowed.
+
+    Args:
+        unsupported: parameter name -> value as given; those that are None, empty or an empty
+            tuple were not asked for and count for nothing.
+    """
+    asked = tuple(n for n, v in unsupported.items() if v is not None and v not in ((), "", [], {}))
+    if asked and call.on_unsupported == "error":
+        raise UnsupportedParameterError(
+            f"{provider} model {call.model!r} can't honour {', '.join(asked)}; leave it out, choose "
+            f"another model, or set `on_unsupported: drop` for it in the configuration"
+        )
+    return asked
+
+
+def data_url(url: str) -> tuple[str, str] | None:
+    """Split `data:image/png;base64,…` into media type and base64 text; None for another URL."""
+    if not url.startswith("data:"):
+        return None
+    head, sep, body = url[5:].partition(",")
+    if not sep or not head.endswith(";base64"):
+        raise InvalidRequestError(
+            "an image's data URL must look like 'data:image/png;base64,…'; this one does not"
+        )
+    return head.removesuffix(";base64") or "image/png", body
