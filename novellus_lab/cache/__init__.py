@@ -1,0 +1,1 @@
+"""The response cache: keys, entries and tiers (floor 1)."""

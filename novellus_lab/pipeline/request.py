@@ -1,0 +1,443 @@
+"""From a caller's arguments to a `Request`: checked, normalised, immutable.
+
+Everything that is wrong with a call is said here, before anything is sent or spent.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from novellus_lab.cache.policy import CachePolicy
+from novellus_lab.errors import InvalidRequestError
+from novellus_lab.ids import uuid7
+from novellus_lab.types import EMPTY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from novellus_lab.types import Message
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_TAG_TYPES = (str, int, float, bool, type(None))
+_ROLE_SET = frozenset(ROLES)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Request:
+    """One normalised call. Two requests with equal `messages_json` and `params_json` ask the same."""
+
+    id: UUID
+    created_at: datetime
+    started: float
+    """`time.perf_counter()` when the call was made."""
+    deadline: float | None
+    """`time.perf_counter()` by which the whole call must be done."""
+    messages_json: bytes
+    """The messages as canonical JSON (sorted keys, UTF-8): cache key, log and provider read this."""
+    params_json: bytes
+    """Everything else that may change the answer, as canonical JSON."""
+    params: Mapping[str, Any]
+    """The same as a mapping, as far as it was given: max_tokens, temperature, tools, …"""
+    model_id: str | None = None
+    strategy: str | None = None
+    stream: bool = False
+    use_cache: bool = True
+    use_semantic_cache: bool = False
+    cache_policy: CachePolicy = field(default_factory=CachePolicy)
+    response_model: type | None = None
+    """The Pydantic class that `response_format` named."""
+    priority: str | int | None = None
+    tags: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    session_id: str | None = None
+    experiment: str | None = None
+    arm: str | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        """A fresh copy of the messages: the caller's own objects are never handed on."""
+        loaded: list[Message] = orjson.loads(self.messages_json)
+        return loaded
+
+    @property
+    def prompt_hash(self) -> bytes:
+        return blake2b(self.messages_json, digest_size=16).digest()
+
+
+def build_request(
+    prompt: str | None = None,
+    *,
+    messages: Sequence[Message] | None = None,
+    model_id: str | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    stop: str | Sequence[str] | None = None,
+    seed: int | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    functions: Sequence[Mapping[str, Any]] | None = None,
+    tool_choice: str | Mapping[str, Any] | None = None,
+    response_format: Any = None,
+    params: Mapping[str, Any] | None = None,
+    stream: bool = False,
+    use_cache: bool = True,
+    use_semantic_cache: bool = False,
+    cache: Mapping[str, Any] | CachePolicy | None = None,
+    model_selection_strategy: str | None = None,
+    timeout: float | None = None,
+    priority: str | int | None = None,
+    tags: Mapping[str, Any] | None = None,
+    session_id: str | None = None,
+    experiment: str | None = None,
+    arm: str | None = None,
+    default_timeout_s: float | None = None,
+) -> Request:
+    """Check a call's arguments and return the `Request` that they mean.
+
+    Raises:
+        InvalidRequestError: naming the argument, what was given and what is allowed.
+    """
+    started = time.perf_counter()
+    asked: dict[str, Any] = {}
+    response_model: type | None = None
+
+    if prompt is not None:
+        if messages is not None:
+            raise InvalidRequestError("give either prompt or messages, not both")
+        if type(prompt) is not str:
+            raise InvalidRequestError(f"prompt must be a string, not {type(prompt).__name__}")
+        if not prompt or prompt.isspace():
+            raise InvalidRequestError("prompt is empty: there is nothing to ask")
+        messages = [{"role": "user", "content": prompt}]
+    elif messages is None:
+        raise InvalidRequestError("give a prompt or messages: there is nothing to ask")
+    else:
+        messages = _checked_messages(messages)
+
+    if max_tokens is not None:
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+            raise InvalidRequestError(
+                f"max_tokens must be a whole number of at least 1, not {max_tokens!r}"
+            )
+        asked["max_tokens"] = max_tokens
+    if temperature is not None:
+        asked["temperature"] = _number("temperature", temperature, 0.0, 2.0)
+    if top_p is not None:
+        asked["top_p"] = _number("top_p", top_p, 0.0, 1.0)
+    if stop is not None:
+        asked["stop"] = _checked_stop(stop)
+    if seed is not None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise InvalidRequestError(f"seed must be a whole number of 64 bits, not {seed!r}")
+        asked["seed"] = seed
+    if tools is not None or functions is not None:
+        asked["tools"] = _checked_tools(tools, functions)
+    if tool_choice is not None:
+        asked["tool_choice"] = _checked_tool_choice(tool_choice, asked.get("tools", []))
+    if response_format is not None:
+        asked["response_format"], response_model = _checked_response_format(response_format)
+    if params:
+        clash = sorted(_OWN_PARAMETERS.intersection(params))
+        if clash:
+            raise InvalidRequestError(
+                f"params must not repeat {', '.join(clash)}: give them as arguments of the call"
+            )
+        asked["params"] = dict(params)
+    if type(use_cache) is not bool or type(use_semantic_cache) is not bool:
+        raise InvalidRequestError("use_cache and use_semantic_cache must be True or False")
+    policy = CachePolicy.parse(cache) if cache is not None else _DEFAULT_POLICY
+    if model_id is not None and (not isinstance(model_id, str) or not model_id):
+        raise InvalidRequestError(f"model_id must be a non-empty string, not {model_id!r}")
+    timeout_s = default_timeout_s
+    if timeout is not None:
+        timeout_s = _number("timeout", timeout, 0.0, math.inf)
+        if not 0 < timeout_s < math.inf:
+            raise InvalidRequestError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    if tags:
+        tags = _checked_tags(tags)
+    for name, label in (("session_id", session_id), ("experiment", experiment), ("arm", arm)):
+        if label is not None:
+            _checked_label(name, label)
+    if arm is not None and experiment is None:
+        raise InvalidRequestError("arm is given without experiment: name the experiment too")
+
+    return Request(
+        id=uuid7(),
+        created_at=datetime.now(UTC),
+        started=started,
+        deadline=None if timeout_s is None else started + timeout_s,
+        messages_json=_canonical("messages", messages),
+        params_json=_canonical("the call's parameters", asked) if asked else b"{}",
+        params=asked,
+        model_id=model_id,
+        strategy=model_selection_strategy,
+        stream=stream,
+        use_cache=use_cache,
+        use_semantic_cache=use_semantic_cache,
+        cache_policy=policy,
+        response_model=response_model,
+        priority=priority,
+        tags=tags or EMPTY,
+        session_id=session_id,
+        experiment=experiment,
+        arm=arm,
+    )
+
+
+_DEFAULT_POLICY = CachePolicy()
+_OWN_PARAMETERS = frozenset(
+    "model messages prompt max_tokens temperature top_p stop seed tools tool_choice "
+    "response_format stream timeout".split()
+)
+
+
+def _canonical(what: str, value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(_why_not_json(what, value, error)) from None
+
+
+def _why_not_json(what: str, value: Any, error: Exception) -> str:
+    for path, leaf in _leaves(what, value):
+        if isinstance(leaf, str):
+            for position, character in enumerate(leaf):
+                if "\ud800" <= character <= "\udfff":
+                    return (
+                        f"{path} holds half a character (the lone surrogate U+{ord(character):04X} "
+                        f"at position {position}), which no provider can be sent: repair the text, "
+                        f"for example with text.encode('utf-16', 'surrogatepass').decode('utf-16', "
+                        f"'replace')"
+                    )
+        elif not isinstance(leaf, _TAG_TYPES):
+            return f"{path} can't be written as JSON: it holds a {type(leaf).__name__}"
+    return f"{what} can't be written as JSON: {error}"
+
+
+def _leaves(path: str, value: Any, depth: int = 0) -> Any:
+    if depth > 50:
+        return
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                yield f"a key of {path} ({key!r})", object()
+            else:
+                yield f"a key of {path}", key
+            yield from _leaves(f"{path}.{key!s}".encode("utf-8", "replace").decode(), item, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _leaves(f"{path}[{index}]", item, depth + 1)
+    else:
+        yield path, value
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidRequestError(f"{name} must be a number, not {value!r}")
+    number = float(value)
+    if not low <= number <= high:  # also refuses NaN
+        allowed = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
+        raise InvalidRequestError(f"{name} must be {allowed}, not {value!r}")
+    return number
+
+
+def _checked_messages(messages: Any) -> list[Message]:
+    if isinstance(messages, (str, bytes, dict)) or not hasattr(messages, "__iter__"):
+        raise InvalidRequestError(
+            f"messages must be a list of {{'role': …, 'content': …}} dicts, not a "
+            f"{type(messages).__name__}"
+        )
+    checked = list(messages)
+    if not checked:
+        raise InvalidRequestError("messages is empty: there is nothing to ask")
+    said_something = False
+    for index, message in enumerate(checked):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise InvalidRequestError(f"{where} must be a dict, not a {type(message).__name__}")
+        role = message.get("role")
+        if not isinstance(role, str) or role not in _ROLE_SET:
+            raise InvalidRequestError(
+                f"{where}.role must be one of {', '.join(ROLES)}, not {role!r}"
+            )
+        content = message.get("content")
+        if isinstance(content, str):
+            said_something = said_something or bool(content and not content.isspace())
+        elif isinstance(content, (list, tuple)):
+            _check_parts(where, content)
+            said_something = said_something or bool(content)
+        elif content is None:
+            if not (role == "assistant" and message.get("tool_calls")):
+                raise InvalidRequestError(f"{where}.content is missing")
+        else:
+            raise InvalidRequestError(
+                f"{where}.content must be a string or a list of parts, not a "
+                f"{type(content).__name__}"
+            )
+        if role == "tool" and not isinstance(message.get("tool_call_id"), str):
+            raise InvalidRequestError(
+                f"{where} is a tool result without tool_call_id: name the call that it answers"
+            )
+        if message.get("tool_calls") is not None:
+            _check_tool_calls(where, message["tool_calls"])
+    if not said_something:
+        raise InvalidRequestError("all messages are empty: there is nothing to ask")
+    return checked
+
+
+def _check_parts(where: str, parts: Any) -> None:
+    for index, part in enumerate(parts):
+        spot = f"{where}.content[{index}]"
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise InvalidRequestError(f"{spot} must be a dict with a 'type', such as 'text'")
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise InvalidRequestError(f"{spot}.text must be a string")
+        if part["type"] == "image_url":
+            image = part.get("image_url")
+            url = image.get("url") if isinstance(image, dict) else image
+            if not isinstance(url, str) or not url.startswith(("http://", "https://", "data:")):
+                raise InvalidRequestError(
+                    f"{spot}.image_url must be {{'url': 'https://…'}} or a 'data:image/…;base64,…' "
+                    f"URL"
+                )
+
+
+def _check_tool_calls(where: str, calls: Any) -> None:
+    if not isinstance(calls, (list, tuple)):
+        raise InvalidRequestError(f"{where}.tool_calls must be a list")
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if (
+            not isinstance(function, dict)
+            or not isinstance(function.get("name"), str)
+            or not isinstance(function.get("arguments"), str)
+            or not isinstance(call.get("id"), str)
+        ):
+            raise InvalidRequestError(
+                f"{where}.tool_calls[{index}] must be {{'id': …, 'type': 'function', 'function': "
+                f"{{'name': …, 'arguments': '<JSON text>'}}}}"
+            )
+
+
+def _checked_stop(stop: Any) -> list[str]:
+    stops = [stop] if isinstance(stop, str) else list(stop) if _is_sequence(stop) else None
+    if stops is None or not stops or not all(isinstance(s, str) and s for s in stops):
+        raise InvalidRequestError(f"stop must be a non-empty string or a list of them, not {stop!r}")
+    return stops
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _checked_tools(tools: Any, functions: Any) -> list[dict[str, Any]]:
+    if tools is not None and functions is not None:
+        raise InvalidRequestError("give either tools or functions (the older spelling), not both")
+    name = "tools" if functions is None else "functions"
+    given = tools if functions is None else functions
+    if not _is_sequence(given):
+        raise InvalidRequestError(f"{name} must be a list, not a {type(given).__name__}")
+    checked: list[dict[str, Any]] = []
+    for index, item in enumerate(given):
+        where = f"{name}[{index}]"
+        if not isinstance(item, dict):
+            raise InvalidRequestError(
+                f"{where} must be a dict with name, description and parameters (a JSON schema), not "
+                f"a {type(item).__name__}"
+            )
+        tool = item if functions is None else {"type": "function", "function": item}
+        function = tool.get("function")
+        if tool.get("type") != "function" or not isinstance(function, dict):
+            raise InvalidRequestError(
+                f"{where} must be {{'type': 'function', 'function': {{'name': …, 'parameters': …}}}}"
+            )
+        if not isinstance(function.get("name"), str) or not function["name"]:
+            raise InvalidRequestError(f"{where} has no function name")
+        if "parameters" in function and not isinstance(function["parameters"], dict):
+            raise InvalidRequestError(f"{where}: parameters must be a JSON schema, a dict")
+        checked.append(tool)
+    return checked
+
+
+def _checked_tool_choice(choice: Any, tools: list[dict[str, Any]]) -> str | dict[str, Any]:
+    names = [tool["function"]["name"] for tool in tools]
+    if choice in ("auto", "none", "required"):
+        return str(choice)
+    wanted = choice
+    if isinstance(choice, dict):
+        function = choice.get("function")
+        wanted = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(wanted, str) or wanted not in names:
+        raise InvalidRequestError(
+            f"tool_choice must be 'auto', 'none', 'required' or the name of one of the tools "
+            f"({', '.join(names) or 'none is given'}), not {choice!r}"
+        )
+    return {"type": "function", "function": {"name": wanted}}
+
+
+def _checked_response_format(given: Any) -> tuple[dict[str, Any] | None, type | None]:
+    if isinstance(given, type):
+        schema_of = getattr(given, "model_json_schema", None)
+        if schema_of is None:
+            raise InvalidRequestError(
+                f"response_format may be a Pydantic model class; {given.__name__} is none"
+            )
+        return _schema_format(given.__name__, schema_of()), given
+    if given == "text" or given == {"type": "text"}:
+        return None, None
+    if given in ("json", "json_object") or given == {"type": "json_object"}:
+        return {"type": "json_object"}, None
+    if isinstance(given, dict):
+        inner = given.get("json_schema")
+        if given.get("type") == "json_schema" and isinstance(inner, dict):
+            if not isinstance(inner.get("schema"), dict):
+                raise InvalidRequestError("response_format.json_schema.schema must be a dict")
+            return {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", **inner},
+            }, None
+        if given.get("type") == "object" and isinstance(given.get("properties"), dict):
+            return _schema_format(str(given.get("title", "answer")), given), None
+    raise InvalidRequestError(
+        "response_format must be 'json', {'type': 'json_object'}, {'type': 'json_schema', "
+        "'json_schema': {'name': …, 'schema': …}}, a JSON schema of an object, or a Pydantic model "
+        f"class, not {given!r:.200}"
+    )
+
+
+def _schema_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name)[:64]
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": safe or "answer", "schema": schema},
+    }
+
+
+def _checked_tags(tags: Any) -> dict[str, Any]:
+    if not isinstance(tags, dict):
+        raise InvalidRequestError(
+            f"tags must be a dict such as {{'team': 'search'}}, not a {type(tags).__name__}"
+        )
+    for key, value in tags.items():
+        if not isinstance(key, str) or not isinstance(value, _TAG_TYPES):
+            raise InvalidRequestError(
+                f"tags: {key!r} must be a string that names a string, number or boolean, not "
+                f"{value!r:.80}"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidRequestError(f"tags: {key!r} is {value}, which JSON can't hold")
+    _canonical("tags", tags)
+    return dict(tags)
+
+
+def _checked_label(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise InvalidRequestError(f"{name} must be a non-empty string, not {value!r:.80}")
+    _canonical(name, value)

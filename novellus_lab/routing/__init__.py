@@ -1,0 +1,1 @@
+"""Who shall answer: strategies over candidates (floor 1)."""
