@@ -87,8 +87,6 @@ class ProviderError(NovellusError):
         retry_after_s: seconds that the provider asked us to wait, if it did.
         provider_request_id: the provider's own id of the call, for its support.
         retryable: whether the same call may succeed on the same model a moment later.
-        billable: whether the provider may have charged for the failed call
-            (a stream that broke half-way, for example).
     """
 
     retryable: bool = False
@@ -111,6 +109,8 @@ class ProviderError(NovellusError):
         self.status_code = status_code
         self.retry_after_s = retry_after_s
         self.provider_request_id = provider_request_id
+        self.partial_content: str | None = None
+        """Text of a stream that broke half-way: it was paid for, and is here."""
         if retryable is not None:
             self.retryable = retryable
 

@@ -172,7 +172,9 @@ class PostgresTier:
     async def _write(self) -> None:
         try:
             while self._writes:
-                batch = [self._writes.popleft() for _ in range(min(len(self._writes), _WRITE_BATCH))]
+                batch = [
+                    self._writes.popleft() for _ in range(min(len(self._writes), _WRITE_BATCH))
+                ]
                 try:
                     await self._with_writer(lambda c, b=batch: _insert(c, b))  # type: ignore[misc]
                 except (psycopg.OperationalError, OSError, TimeoutError) as error:

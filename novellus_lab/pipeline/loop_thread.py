@@ -132,7 +132,7 @@ class LoopThread:
 class _Job(Generic[T]):
     """A coroutine on its way through the loop."""
 
-    __slots__ = ("_args", "_error", "_function", "_result", "_task", "_cancelled", "on_done")
+    __slots__ = ("_args", "_cancelled", "_error", "_function", "_result", "_task", "on_done")
 
     def __init__(
         self, function: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...]
@@ -173,7 +173,7 @@ class _Job(Generic[T]):
     async def _main(self) -> None:
         try:
             self._result = await self._function(*self._args)
-        except BaseException as error:  # noqa: BLE001  handed to whoever waits
+        except BaseException as error:
             self._error = error
         finally:
             if self.on_done is not None:

@@ -159,7 +159,9 @@ def build_request(
     if timeout is not None:
         timeout_s = _number("timeout", timeout, 0.0, math.inf)
         if not 0 < timeout_s < math.inf:
-            raise InvalidRequestError(f"timeout must be a positive number of seconds, not {timeout!r}")
+            raise InvalidRequestError(
+                f"timeout must be a positive number of seconds, not {timeout!r}"
+            )
     if tags:
         tags = _checked_tags(tags)
     for name, label in (("session_id", session_id), ("experiment", experiment), ("arm", arm)):
@@ -173,8 +175,8 @@ def build_request(
         created_at=datetime.now(UTC),
         started=started,
         deadline=None if timeout_s is None else started + timeout_s,
-        messages_json=_canonical("messages", messages),
-        params_json=_canonical("the call's parameters", asked) if asked else b"{}",
+        messages_json=canonical_json("messages", messages),
+        params_json=canonical_json("the call's parameters", asked) if asked else b"{}",
         params=asked,
         model_id=model_id,
         strategy=model_selection_strategy,
@@ -193,12 +195,26 @@ def build_request(
 
 _DEFAULT_POLICY = CachePolicy()
 _OWN_PARAMETERS = frozenset(
-    "model messages prompt max_tokens temperature top_p stop seed tools tool_choice "
-    "response_format stream timeout".split()
+    [
+        "model",
+        "messages",
+        "prompt",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "stop",
+        "seed",
+        "tools",
+        "tool_choice",
+        "response_format",
+        "stream",
+        "timeout",
+    ]
 )
 
 
-def _canonical(what: str, value: Any) -> bytes:
+def canonical_json(what: str, value: Any) -> bytes:
+    """Serialise with sorted keys; InvalidRequestError says where it can't be done, and why."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (TypeError, ValueError) as error:
@@ -230,7 +246,9 @@ def _leaves(path: str, value: Any, depth: int = 0) -> Any:
                 yield f"a key of {path} ({key!r})", object()
             else:
                 yield f"a key of {path}", key
-            yield from _leaves(f"{path}.{key!s}".encode("utf-8", "replace").decode(), item, depth + 1)
+            yield from _leaves(
+                f"{path}.{key!s}".encode("utf-8", "replace").decode(), item, depth + 1
+            )
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _leaves(f"{path}[{index}]", item, depth + 1)
@@ -329,7 +347,9 @@ def _check_tool_calls(where: str, calls: Any) -> None:
 def _checked_stop(stop: Any) -> list[str]:
     stops = [stop] if isinstance(stop, str) else list(stop) if _is_sequence(stop) else None
     if stops is None or not stops or not all(isinstance(s, str) and s for s in stops):
-        raise InvalidRequestError(f"stop must be a non-empty string or a list of them, not {stop!r}")
+        raise InvalidRequestError(
+            f"stop must be a non-empty string or a list of them, not {stop!r}"
+        )
     return stops
 
 
@@ -433,11 +453,11 @@ def _checked_tags(tags: Any) -> dict[str, Any]:
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidRequestError(f"tags: {key!r} is {value}, which JSON can't hold")
-    _canonical("tags", tags)
+    canonical_json("tags", tags)
     return dict(tags)
 
 
 def _checked_label(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise InvalidRequestError(f"{name} must be a non-empty string, not {value!r:.80}")
-    _canonical(name, value)
+    canonical_json(name, value)

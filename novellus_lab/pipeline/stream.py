@@ -57,7 +57,7 @@ class Channel:
         if wake is not None:
             wake()
 
-    def take(self, wake: Callable[[], None]) -> Chunk | None | bool:
+    def take(self, wake: Callable[[], None]) -> Chunk | bool | None:
         """Return a chunk, or None at the end, or False if it must be waited for.
 
         In the last case `wake` is called once, from another thread, when there is news.
@@ -93,7 +93,7 @@ class _Production:
     async def main(self) -> None:
         try:
             self.completion = await self._run(self.channel.put)
-        except BaseException as error:  # noqa: BLE001  raised where the consumer reads
+        except BaseException as error:
             self.error = error
         finally:
             self.finished.set()

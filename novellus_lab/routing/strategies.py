@@ -195,9 +195,7 @@ def _least_first(
     The first group shares the probability evenly: each of it would have been the pick as likely.
     """
     unknown = [o.model_id for o in options if scores[o.model_id] is None]
-    known = sorted(
-        (s, o.model_id) for o in options if (s := scores[o.model_id]) is not None
-    )
+    known = sorted((s, o.model_id) for o in options if (s := scores[o.model_id]) is not None)
     groups: list[list[str]] = []
     last: float | None = None
     for score, model_id in known:

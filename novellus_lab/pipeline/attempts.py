@@ -1,0 +1,286 @@
+"""The one loop in which retries, failover, back-off and the deadline are decided together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from novellus_lab.errors import (
+    BadRequestError,
+    ConfigurationError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ProviderError,
+    ProviderTimeoutError,
+    UnsupportedParameterError,
+)
+from novellus_lab.ids import uuid7
+from novellus_lab.pipeline.trace import Heard
+from novellus_lab.tokens import estimate_tokens
+from novellus_lab.types import Attempt, EmbeddingReply, Price, Reply, Status, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+    from random import Random
+
+    from novellus_lab.pipeline.asking import Ask
+    from novellus_lab.pipeline.catalog import Catalog, Model
+    from novellus_lab.pipeline.request import Request
+    from novellus_lab.pipeline.trace import Trace
+    from novellus_lab.pricing import PriceBook
+    from novellus_lab.routing.latency import LatencyTracker
+    from novellus_lab.settings import RetrySettings
+
+R = TypeVar("R", Reply, EmbeddingReply)
+
+_NOT_CHARGED = Price(cost_usd=Decimal(0), version="not charged")
+
+
+class Attempts:
+    """Calls the candidates in order until one answers."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        prices: PriceBook,
+        latencies: LatencyTracker,
+        retries: RetrySettings,
+        random: Random,
+    ) -> None:
+        self._catalog = catalog
+        self._prices = prices
+        self._latencies = latencies
+        self._retries = retries
+        self._random = random
+
+    async def run(self, request: Request, order: Sequence[Model], trace: Trace, ask: Ask[R]) -> R:
+        """Return the first answer; `trace` holds every attempt, also when this raises.
+
+        Raises:
+            DeadlineExceededError: the call's deadline passed.
+            ProviderError: the last candidate's error; its notes tell what was tried.
+            UnsupportedParameterError: no candidate can honour a parameter.
+        """
+        if request.deadline is None:
+            return await self._run(request, order, trace, ask)
+        limit = asyncio.timeout(request.deadline - time.perf_counter())
+        try:
+            async with limit:
+                return await self._run(request, order, trace, ask)
+        except TimeoutError as error:
+            if isinstance(error, ProviderError) or not limit.expired():
+                raise
+            total = request.deadline - request.started
+            raise DeadlineExceededError(
+                f"no answer within the deadline of {total:g} s{_tried(trace)}; "
+                f"pass a larger timeout, or a faster model"
+            ) from None
+
+    async def _run(self, request: Request, order: Sequence[Model], trace: Trace, ask: Ask[R]) -> R:
+        error: ProviderError | UnsupportedParameterError | None = None
+        for position, model in enumerate(order):
+            last_model = position == len(order) - 1
+            for number in range(1, self._retries.max_attempts + 1):
+                try:
+                    return await self._once(request, model, trace, ask, retry=number > 1)
+                except UnsupportedParameterError as unsupported:
+                    error = unsupported
+                    break
+                except ProviderError as failed:
+                    failed.model, failed.provider = model.id, model.provider
+                    error = failed
+                    if trace.streamed or isinstance(failed, BadRequestError):
+                        raise
+                    if not failed.retryable or number == self._retries.max_attempts:
+                        break
+                    wait_s = self._wait_s(number, failed.retry_after_s)
+                    if not last_model and wait_s > self._retries.max_delay_s:
+                        break  # another model answers sooner than this one lets us ask again
+                    if request.deadline is not None and (
+                        time.perf_counter() + wait_s >= request.deadline
+                    ):
+                        break
+                    before = time.perf_counter()
+                    await asyncio.sleep(wait_s)
+                    trace.queue_ms += (time.perf_counter() - before) * 1000
+        if error is None:
+            raise AssertionError("a route without candidates")
+        if len(trace.attempts) > 1:
+            error.add_note(f"tried{_tried(trace)}")
+        raise error
+
+    def _wait_s(self, failures: int, retry_after_s: float | None) -> float:
+        """Full jitter (each wait uniform up to a doubling cap), never less than was asked for."""
+        cap = min(self._retries.max_delay_s, self._retries.base_delay_s * 2 ** (failures - 1))
+        wait_s = self._random.uniform(0, cap) if self._retries.jitter else cap
+        return wait_s if retry_after_s is None else max(retry_after_s, 0.0) + wait_s * 0.1
+
+    async def _once(
+        self, request: Request, model: Model, trace: Trace, ask: Ask[R], *, retry: bool
+    ) -> R:
+        heard = trace.heard = Heard()
+        started_at, started = datetime.now(UTC), time.perf_counter()
+        role = "retry" if retry else "failover" if trace.attempts else "primary"
+
+        def attempt(status: Status, price: Price, usage: Usage, **more: Any) -> Attempt:
+            return Attempt(
+                id=uuid7(),
+                number=len(trace.attempts) + 1,
+                role=role,  # type: ignore[arg-type]
+                model_id=model.id,
+                provider=model.provider,
+                started_at=started_at,
+                status=status,
+                latency_ms=(time.perf_counter() - started) * 1000,
+                price=price,
+                usage=usage,
+                ttft_ms=heard.ttft_ms,
+                **more,
+            )
+
+        def failed(status: Status, error: BaseException) -> None:
+            provider_error = error if isinstance(error, ProviderError) else None
+            usage, price = self._charge_for_failure(model, ask, heard, error, started_at)
+            trace.attempts.append(
+                attempt(
+                    status,
+                    price,
+                    usage,
+                    raw_usage=heard.raw_usage,
+                    response_model=heard.model,
+                    response_id=heard.response_id,
+                    error_class=type(error).__name__,
+                    error_message=str(error) or None,
+                    status_code=provider_error and provider_error.status_code,
+                    retry_after_s=provider_error and provider_error.retry_after_s,
+                )
+            )
+
+        try:
+            provider = self._catalog.provider(model)
+            left_s = None if request.deadline is None else request.deadline - started
+            reply = await _within(model, ask(provider, model, left_s, heard, trace))
+        except (InvalidRequestError, ConfigurationError):
+            raise  # nothing was sent
+        except Exception as raw:
+            error = raw if isinstance(raw, ProviderError) else _adapter_failed(model, raw)
+            failed(Status.ERROR, error)
+            error.partial_content = heard.text or None
+            if error is raw:
+                raise
+            raise error from raw
+        except asyncio.CancelledError as cancelled:
+            if request.deadline is not None and time.perf_counter() >= request.deadline:
+                failed(Status.ERROR, DeadlineExceededError("the call's deadline passed"))
+            else:
+                failed(Status.CANCELLED, cancelled)
+            raise
+        finally:
+            trace.provider_ms += (time.perf_counter() - started) * 1000
+
+        done = attempt(
+            Status.OK,
+            self._price(model, reply.usage, started_at, reply),
+            reply.usage,
+            raw_usage=reply.raw_usage,
+            response_model=reply.model,
+            response_id=reply.response_id,
+        )
+        trace.attempts.append(done)
+        trace.answered_by = model
+        trace.dropped_params = reply.dropped_params
+        self._latencies.observe(model.id, done.latency_ms, heard.ttft_ms)
+        return reply
+
+    def _price(
+        self, model: Model, usage: Usage, at: datetime, reply: Reply | EmbeddingReply | None
+    ) -> Price:
+        return self._prices.price(
+            usage,
+            provider=model.provider,
+            model=model.name,
+            response_model=None if reply is None else reply.model,
+            at=at,
+            configured=model.prices,
+            base_model=model.settings.base_model,
+            base_url=model.config.base_url,
+            service_tier=reply.service_tier if isinstance(reply, Reply) else None,
+            billed_cost_usd=reply.billed_cost_usd if isinstance(reply, Reply) else None,
+        )
+
+    def _charge_for_failure(
+        self,
+        model: Model,
+        ask: Ask[R],
+        heard: Heard,
+        error: BaseException,
+        at: datetime,
+    ) -> tuple[Usage, Price]:
+        """What a call that did not come to its end used and cost.
+
+        Providers charge a stream for its prompt and for what they generated until it broke off.
+        They charge nothing for a request that they refused with an error status. For a whole
+        answer that we stopped waiting for they may charge, and nobody tells us how much: unknown.
+        """
+        if heard.text or heard.usage is not None:
+            written = estimate_tokens(heard.text)
+            if heard.usage is not None:
+                usage = replace(
+                    heard.usage,
+                    output_tokens=max(heard.usage.output_tokens, written),
+                    estimated=True,
+                )
+            else:
+                usage = Usage(
+                    input_tokens=ask.estimated_input_tokens(),
+                    output_tokens=written,
+                    estimated=True,
+                )
+            return usage, self._price(model, usage, at, None)
+        if isinstance(error, ProviderError) and not isinstance(error, ProviderTimeoutError):
+            return Usage(), _NOT_CHARGED
+        price = self._price(model, Usage(), at, None)
+        if price.cost_usd == 0 and price.version == "local":
+            return Usage(), price
+        return Usage(), Price(
+            cost_usd=None,
+            reason="the call was given up before an answer came; the provider may charge for it",
+        )
+
+
+async def _within(model: Model, work: Awaitable[R]) -> R:
+    """Hold one attempt to the model's own `timeout_s`."""
+    limit_s = model.settings.timeout_s
+    if limit_s is None:
+        return await work
+    limit = asyncio.timeout(limit_s)
+    try:
+        async with limit:
+            return await work
+    except TimeoutError as error:
+        if isinstance(error, ProviderError) or not limit.expired():
+            raise
+        raise ProviderTimeoutError(
+            f"{model.id} did not answer within its timeout_s of {limit_s:g}"
+        ) from None
+
+
+def _adapter_failed(model: Model, error: Exception) -> ProviderError:
+    # Only the type: the text of a foreign exception may hold anything, a key included.
+    return ProviderError(
+        f"the provider adapter {model.provider!r} failed with {type(error).__name__} while calling "
+        f"{model.id}: this is a defect of the adapter, its cause is chained below"
+    )
+
+
+def _tried(trace: Trace) -> str:
+    if not trace.attempts:
+        return ""
+    return ": " + ", ".join(
+        f"{a.model_id} ({a.error_class or a.status.value} after {a.latency_ms:.0f} ms)"
+        for a in trace.attempts
+    )

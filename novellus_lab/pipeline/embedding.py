@@ -1,0 +1,223 @@
+"""Texts to vectors: cached text by text, the rest in batches, one log row a call."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from novellus_lab.cache.entry import CacheEntry
+from novellus_lab.cache.key import cache_key
+from novellus_lab.cache.policy import CachePolicy
+from novellus_lab.errors import InvalidRequestError
+from novellus_lab.ids import uuid7
+from novellus_lab.pipeline.asking import AskForVectors
+from novellus_lab.pipeline.recording import answered_embedding, failed_record
+from novellus_lab.pipeline.request import Request, canonical_json
+from novellus_lab.pipeline.trace import Trace
+from novellus_lab.tokens import estimate_tokens
+from novellus_lab.types import CacheOutcome, Candidate, Route, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from novellus_lab.cache.manager import ResponseCache
+    from novellus_lab.pipeline.attempts import Attempts
+    from novellus_lab.pipeline.catalog import Catalog, Model
+    from novellus_lab.pipeline.asking import AskForVectors
+from novellus_lab.pipeline.recording import ContentPolicy
+    from novellus_lab.store.request_log import RequestLog
+
+BATCH_TEXTS = 256
+"""Texts a provider call; OpenAI takes 2,048, Gemini 100 (its adapter splits further)."""
+
+Vector = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A checked `lab.embed` call."""
+
+    request: Request
+    texts: tuple[str, ...]
+    dimensions: int | None
+
+
+def build_embedding_request(
+    texts: Sequence[str],
+    *,
+    model_id: str | None,
+    dimensions: int | None,
+    use_cache: bool,
+    timeout: float | None,
+    tags: dict[str, Any] | None,
+    session_id: str | None,
+) -> EmbeddingRequest:
+    """Check a call's arguments.
+
+    Raises:
+        InvalidRequestError: naming the argument, and the text by its index.
+    """
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"text[{index}] must be a string, not {type(text).__name__}")
+        if not text or text.isspace():
+            raise InvalidRequestError(f"text[{index}] is empty: there is nothing to embed")
+    if dimensions is not None and (
+        isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1
+    ):
+        raise InvalidRequestError(f"dimensions must be a whole number above 0, not {dimensions!r}")
+    if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
+        raise InvalidRequestError(f"timeout must be a positive number of seconds, not {timeout!r}")
+    started = time.perf_counter()
+    params = {} if dimensions is None else {"dimensions": dimensions}
+    request = Request(
+        id=uuid7(),
+        created_at=datetime.now(UTC),
+        started=started,
+        deadline=None if timeout is None else started + timeout,
+        messages_json=canonical_json("text", list(texts)),
+        params_json=orjson.dumps(params),
+        params=params,
+        model_id=model_id,
+        use_cache=use_cache,
+        tags=tags or {},
+        session_id=session_id,
+    )
+    return EmbeddingRequest(request, tuple(texts), dimensions)
+
+
+class Embedder:
+    """Runs embedding requests on the lab's loop."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        cache: ResponseCache,
+        attempts: Attempts,
+        log: RequestLog,
+        content: ContentPolicy,
+        *,
+        caching: bool,
+    ) -> None:
+        self._catalog = catalog
+        self._cache = cache
+        self._attempts = attempts
+        self._log = log
+        self._content = content
+        self._caching = caching
+
+    async def embed(self, asked: EmbeddingRequest) -> list[Vector]:
+        """Return one vector a text, in order.
+
+        Raises:
+            UnknownModelError, NoModelAvailableError, ProviderError, DeadlineExceededError
+        """
+        request, trace = asked.request, Trace()
+        try:
+            model = self._catalog.embedding_model(request.model_id)
+            trace.route = Route(
+                "explicit" if request.model_id else "first_available",
+                (Candidate(model.id, 1.0),),
+                model.id,
+                1.0,
+            )
+            vectors, usage, saved = await self._vectors(asked, model, trace)
+        except BaseException as error:
+            self._log.append(failed_record(request, None, trace, error, self._content, "embedding"))
+            raise
+        self._log.append(
+            answered_embedding(request, model, trace, usage, saved, self._content)
+        )
+        return vectors
+
+    async def _vectors(
+        self, asked: EmbeddingRequest, model: Model, trace: Trace
+    ) -> tuple[list[Vector], Usage, Decimal | None]:
+        use_cache = self._caching and asked.request.use_cache
+        scope = self._catalog.scope((model,))
+        keys = [
+            cache_key(scope, orjson.dumps(text), asked.request.params_json) for text in asked.texts
+        ]
+        known: dict[bytes, Vector] = {}
+        saved: Decimal | None = Decimal(0)
+        if use_cache:
+            trace.cache = CacheOutcome.MISS
+            for key, (entry, outcome) in (
+                await self._cache.get_many(keys, _READ_WRITE)
+            ).items():
+                known[key] = entry.vector or ()
+                saved = _plus(saved, entry.cost_usd)
+                trace.cache = outcome
+        missing = {
+            key: text for key, text in zip(keys, asked.texts, strict=True) if key not in known
+        }
+        usage = Usage()
+        if missing:
+            if use_cache:
+                trace.cache = CacheOutcome.MISS  # a call that costs money is no hit
+            todo = list(missing.items())
+            for start in range(0, len(todo), BATCH_TEXTS):
+                batch = todo[start : start + BATCH_TEXTS]
+                texts = [text for _, text in batch]
+                ask = AskForVectors(texts, asked.dimensions)
+                reply = await self._attempts.run(asked.request, (model,), trace, ask)
+                usage = Usage(input_tokens=usage.input_tokens + reply.usage.input_tokens)
+                shares = _shares(trace.attempts[-1].price.cost_usd, texts)
+                for (key, _), vector, share in zip(batch, reply.vectors, shares, strict=True):
+                    known[key] = vector
+                    if use_cache:
+                        self._keep(key, vector, share, model, asked, trace)
+        return [known[key] for key in keys], usage, saved
+
+    def _keep(
+        self,
+        key: bytes,
+        vector: Vector,
+        cost_usd: Decimal | None,
+        model: Model,
+        asked: EmbeddingRequest,
+        trace: Trace,
+    ) -> None:
+        attempt = trace.attempts[-1]
+        now = time.time()
+        self._cache.put(
+            CacheEntry(
+                key=key,
+                content="",
+                model=model.id,
+                provider=model.provider,
+                response_model=attempt.response_model,
+                finish_reason="stop",
+                usage=Usage(),
+                cost_usd=cost_usd,
+                price_version=attempt.price.version,
+                original_latency_ms=attempt.latency_ms,
+                source_request_id=asked.request.id,
+                created_at=now,
+                expires_at=None,  # the same text has the same vector for as long as the model lives
+                vector=vector,
+            ),
+            None,
+        )
+
+
+_READ_WRITE = CachePolicy()
+
+
+def _plus(a: Decimal | None, b: Decimal | None) -> Decimal | None:
+    return None if a is None or b is None else a + b
+
+
+def _shares(cost_usd: Decimal | None, texts: list[str]) -> list[Decimal | None]:
+    """Split a batch's cost over its texts by their estimated tokens."""
+    if cost_usd is None:
+        return [None] * len(texts)
+    tokens = [estimate_tokens(text) for text in texts]
+    total = sum(tokens) or 1
+    return [cost_usd * count / total for count in tokens]

@@ -1,0 +1,396 @@
+"""The way of a request, in order: cache, route, call, price, keep, log."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from novellus_lab.cache.entry import CacheEntry
+from novellus_lab.cache.key import cache_key
+from novellus_lab.errors import (
+    ContextWindowExceededError,
+    NoModelAvailableError,
+    ResponseParseError,
+)
+from novellus_lab.pipeline.asking import AskForAnswer
+from novellus_lab.pipeline.recording import answered_record, failed_record, hit_record
+from novellus_lab.pipeline.structured import parse_answer
+from novellus_lab.pipeline.trace import Trace
+from novellus_lab.routing.strategies import Explicit, Option, RoutingContext, strategy_named
+from novellus_lab.tokens import estimate_message_tokens
+from novellus_lab.types import CacheOutcome, Candidate, Chunk, Completion, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from random import Random
+
+    from novellus_lab.cache.manager import ResponseCache
+    from novellus_lab.pipeline.attempts import Attempts
+    from novellus_lab.pipeline.catalog import Catalog, Model
+    from novellus_lab.pipeline.recording import ContentPolicy
+    from novellus_lab.pipeline.request import Request
+    from novellus_lab.pricing import PriceBook
+    from novellus_lab.routing.latency import LatencyTracker
+    from novellus_lab.routing.strategies import Strategy
+    from novellus_lab.settings import Settings
+    from novellus_lab.store.request_log import RequestLog
+    from novellus_lab.types import Reply
+
+    Emit = Callable[[Chunk], Awaitable[None]]
+
+_EXPECTED_OUTPUT_TOKENS = 256
+"""Assumed length of an answer when costs are compared beforehand and nothing better is known."""
+
+_CONTEXT_SLACK = 1.25
+"""Token counts made without the model's own tokenizer are estimates: only what is surely too long
+is refused before it is sent."""
+
+_EXPLICIT = Explicit()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who may answer a request, and under which key an answer is kept."""
+
+    models: tuple[Model, ...]
+    strategy_name: str
+    strategy: Strategy
+    key: bytes | None
+    """None when the cache is off for this request."""
+
+
+class Pipeline:
+    """One per lab. `plan` and `cached_locally` may run on any thread, `answer` on the lab's loop."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        catalog: Catalog,
+        strategies: dict[str, Strategy],
+        attempts: Attempts,
+        cache: ResponseCache,
+        prices: PriceBook,
+        log: RequestLog,
+        content: ContentPolicy,
+        latencies: LatencyTracker,
+        random: Random,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._strategies = strategies
+        self._attempts = attempts
+        self._cache = cache
+        self._prices = prices
+        self._log = log
+        self._content = content
+        self._latencies = latencies
+        self._random = random
+        self._caching = settings.cache.enabled
+
+    def plan(self, request: Request) -> Plan:
+        """Decide who may answer.
+
+        Raises:
+            UnknownModelError, UnknownStrategyError, NoModelAvailableError
+        """
+        if request.model_id is not None:
+            models: tuple[Model, ...] = (self._catalog.available(request.model_id),)
+            name, strategy = _EXPLICIT.name, _EXPLICIT
+            if request.strategy is not None:
+                strategy_named(request.strategy, self._strategies)
+            if models[0].is_embedding:
+                raise NoModelAvailableError(
+                    f"{models[0].id} makes embeddings, not answers: use lab.embed"
+                )
+        else:
+            name = request.strategy or self._settings.load_balancing.default_strategy
+            strategy = strategy_named(name, self._strategies)
+            models = self._catalog.chat_pool
+            if not models:
+                raise NoModelAvailableError(self._catalog.why_empty())
+        key = None
+        policy = request.cache_policy
+        if self._caching and request.use_cache and not policy.no_store:
+            key = cache_key(
+                self._catalog.scope(models),
+                request.messages_json,
+                request.params_json,
+                namespace=policy.namespace,
+                sample=policy.sample,
+                experiment=request.experiment,
+                arm=request.arm,
+            )
+        return Plan(models, name, strategy, key)
+
+    def cached_locally(self, request: Request, plan: Plan) -> Completion | None:
+        """Answer from this process's memory, if it is there: nothing waits, nothing is awaited."""
+        if plan.key is None or not request.cache_policy.reads:
+            return None
+        entry = self._cache.get_local(plan.key, request.cache_policy)
+        if entry is None:
+            return None
+        return self._hit(request, plan.key, entry, CacheOutcome.MEMORY)
+
+    def refuse(self, request: Request, error: BaseException) -> None:
+        """Log a request that `plan` refused."""
+        self._log.append(failed_record(request, None, Trace(), error, self._content))
+
+    async def answer(self, request: Request, plan: Plan, emit: Emit | None = None) -> Completion:
+        """Answer a request, logging it whatever its end.
+
+        Args:
+            emit: for streams, takes each chunk as it arrives.
+
+        Raises:
+            ProviderError, DeadlineExceededError, NoModelAvailableError, ResponseParseError
+        """
+        trace = Trace()
+        try:
+            if plan.key is not None:
+                trace.cache = CacheOutcome.MISS
+                if request.cache_policy.reads:
+                    hit = await self._from_cache(request, plan.key)
+                    if hit is not None:
+                        entry, outcome = hit
+                        completion = self._hit(request, plan.key, entry, outcome)
+                        if emit is not None:
+                            await replay_chunks(completion, emit)
+                        return completion
+            order = self._route(request, plan, trace)
+            ask = AskForAnswer(request.messages, request.params, emit)
+            reply = await self._attempts.run(request, order, trace, ask)
+            completion = self._complete(request, plan, reply, trace)
+        except BaseException as error:
+            self._log.append(failed_record(request, plan.key, trace, error, self._content))
+            raise
+        self._log.append(answered_record(request, plan.key, trace, completion, self._content))
+        return completion
+
+    async def _from_cache(
+        self, request: Request, key: bytes
+    ) -> tuple[CacheEntry, CacheOutcome] | None:
+        entry = self._cache.get_local(key, request.cache_policy)
+        if entry is not None:
+            return entry, CacheOutcome.MEMORY
+        entry, outcome = await self._cache.get_shared(key, request.cache_policy)
+        return None if entry is None else (entry, outcome)
+
+    def _hit(
+        self, request: Request, key: bytes, entry: CacheEntry, outcome: CacheOutcome
+    ) -> Completion:
+        completion = Completion(
+            content=entry.content,
+            model=entry.model,
+            provider=entry.provider,
+            cost=_NOTHING,
+            latency_ms=(time.perf_counter() - request.started) * 1000,
+            usage=entry.usage,
+            cache=outcome,
+            request_id=request.id,
+            finish_reason=entry.finish_reason,
+            tool_calls=entry.tool_calls,
+            parsed=_parsed(request, entry.content),
+            reasoning=entry.reasoning,
+            original_latency_ms=entry.original_latency_ms,
+            cache_source_id=entry.source_request_id,
+            cost_saved=entry.cost_usd,
+            dropped_params=entry.dropped_params,
+            response_model=entry.response_model,
+        )
+        self._log.append(hit_record(request, key, entry, outcome, completion, self._content))
+        return completion
+
+    def _route(self, request: Request, plan: Plan, trace: Trace) -> list[Model]:
+        started = time.perf_counter()
+        kept, dropped = self._that_fit(request, plan.models)
+        options = [self._option(model, request) for model in kept]
+        context = RoutingContext(self._random, self._latencies, request.stream)
+        ranking = plan.strategy.rank(options, context)
+        picked = ranking.picked
+        trace.route = Route(
+            strategy=plan.strategy_name,
+            candidates=ranking.order + dropped,
+            picked=picked.model_id,
+            propensity=picked.probability,
+        )
+        by_id = {model.id: model for model in kept}
+        order = [by_id[candidate.model_id] for candidate in ranking.order]
+        trace.route_ms = (time.perf_counter() - started) * 1000
+        return order
+
+    def _that_fit(
+        self, request: Request, models: tuple[Model, ...]
+    ) -> tuple[list[Model], tuple[Candidate, ...]]:
+        """Drop models whose context window the prompt surely exceeds."""
+        size = len(request.messages_json)
+        tokens: int | None = None
+        kept, dropped = [], []
+        for model in models:
+            window = model.settings.context_window
+            if window is not None and size > window:  # a token is at least a byte
+                if tokens is None:
+                    tokens = estimate_message_tokens(
+                        request.messages, request.params.get("tools", ())
+                    )
+                if tokens > window * _CONTEXT_SLACK:
+                    why = f"about {tokens:,} tokens exceed its context window of {window:,}"
+                    dropped.append(Candidate(model.id, dropped=why))
+                    continue
+            kept.append(model)
+        if not kept:
+            widest = max(models, key=lambda m: m.settings.context_window or 0)
+            raise ContextWindowExceededError(
+                f"the prompt has about {tokens:,} tokens, more than any candidate takes "
+                f"({widest.id}: {widest.settings.context_window:,}); shorten it or add a model with "
+                f"a larger context_window. Nothing was sent.",
+                model=widest.id,
+                provider=widest.provider,
+            )
+        return kept, tuple(dropped)
+
+    def _option(self, model: Model, request: Request) -> Option:
+        def expected_cost_usd() -> Decimal | None:
+            asked = request.params.get("max_tokens", model.settings.max_tokens)
+            return self._prices.estimate(
+                provider=model.provider,
+                model=model.name,
+                input_tokens=estimate_message_tokens(
+                    request.messages, request.params.get("tools", ())
+                ),
+                output_tokens=min(asked or _EXPECTED_OUTPUT_TOKENS, _EXPECTED_OUTPUT_TOKENS),
+                at=request.created_at,
+                configured=model.prices,
+                base_model=model.settings.base_model,
+                base_url=model.config.base_url,
+            )
+
+        weight = model.settings.weight
+        return Option(
+            model.id,
+            weight=1.0 if weight is None else weight,
+            priority=model.settings.priority,
+            expected_cost_usd=expected_cost_usd,
+        )
+
+    def _complete(self, request: Request, plan: Plan, reply: Reply, trace: Trace) -> Completion:
+        model = trace.answered_by
+        assert model is not None  # noqa: S101  set together with the reply
+        parsed = _parse_or_fail(request, reply)
+        answer = trace.attempts[-1]
+        completion = Completion(
+            content=reply.content,
+            model=model.id,
+            provider=model.provider,
+            cost=trace.cost_usd,
+            latency_ms=(time.perf_counter() - request.started) * 1000,
+            usage=reply.usage,
+            cache=trace.cache,
+            request_id=request.id,
+            finish_reason=reply.finish_reason,
+            tool_calls=reply.tool_calls,
+            parsed=parsed,
+            reasoning=reply.reasoning,
+            route=trace.route,
+            attempts=tuple(trace.attempts),
+            ttft_ms=trace.heard.ttft_ms,
+            dropped_params=reply.dropped_params,
+            response_model=reply.model,
+            warnings=(
+                ()
+                if trace.cost_usd is not None
+                else tuple(
+                    f"cost unknown: {a.price.reason}" for a in trace.attempts if a.price.reason
+                )
+            ),
+        )
+        if plan.key is not None and request.cache_policy.writes and _worth_keeping(reply):
+            now = time.time()
+            self._cache.put(
+                CacheEntry(
+                    key=self._key_for(request, plan, model),
+                    content=reply.content,
+                    model=model.id,
+                    provider=model.provider,
+                    response_model=reply.model,
+                    finish_reason=reply.finish_reason,
+                    usage=reply.usage,
+                    raw_usage=reply.raw_usage,
+                    tool_calls=reply.tool_calls,
+                    reasoning=reply.reasoning,
+                    cost_usd=answer.price.cost_usd,
+                    price_version=answer.price.version,
+                    original_latency_ms=answer.latency_ms,
+                    source_request_id=request.id,
+                    created_at=now,
+                    expires_at=self._cache.expiry(now, request.cache_policy),
+                    dropped_params=reply.dropped_params,
+                ),
+                self._content.text(_last_user_text(request)),
+            )
+        return completion
+
+    def _key_for(self, request: Request, plan: Plan, model: Model) -> bytes:
+        """An answer by failover belongs to who gave it, never to who was asked for by name."""
+        assert plan.key is not None  # noqa: S101
+        if model in plan.models:
+            return plan.key
+        return cache_key(
+            self._catalog.scope((model,)),
+            request.messages_json,
+            request.params_json,
+            namespace=request.cache_policy.namespace,
+            sample=request.cache_policy.sample,
+            experiment=request.experiment,
+            arm=request.arm,
+        )
+
+
+_NOTHING = Decimal(0)
+
+
+async def replay_chunks(completion: Completion, emit: Emit) -> None:
+    """Give a kept answer as a stream, in pieces that end at word boundaries."""
+    if completion.reasoning:
+        await emit(Chunk("", completion.reasoning))
+    text = completion.content
+    start = 0
+    while start < len(text):
+        end = text.find(" ", start + 16)
+        end = len(text) if end < 0 else end
+        await emit(Chunk(text[start:end]))
+        start = end
+
+
+def _worth_keeping(reply: Reply) -> bool:
+    """Truncated, filtered and tool-calling answers are never served to another request."""
+    return reply.finish_reason == "stop" and not reply.tool_calls
+
+
+def _parse_or_fail(request: Request, reply: Reply) -> object:
+    if reply.tool_calls and not reply.content:
+        return None
+    return parse_answer(
+        reply.content, request.params.get("response_format"), request.response_model
+    )
+
+
+def _parsed(request: Request, content: str) -> object:
+    if "response_format" not in request.params:
+        return None
+    try:
+        return parse_answer(content, request.params["response_format"], request.response_model)
+    except ResponseParseError:
+        return None  # only parsed answers are kept, so the caller's class must have changed
+
+
+def _last_user_text(request: Request) -> str:
+    for message in reversed(request.messages):
+        if message["role"] == "user":
+            content = message.get("content")
+            if isinstance(content, str):
+                return content
+            return "\n".join(part["text"] for part in content or () if part.get("type") == "text")
+    return ""

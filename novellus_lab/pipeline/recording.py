@@ -1,0 +1,285 @@
+"""From what happened to a row of the log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+from novellus_lab.errors import (
+    DeadlineExceededError,
+    NovellusError,
+    ProviderError,
+    ResponseParseError,
+)
+from novellus_lab.ids import uuid7
+from novellus_lab.records import RequestRecord
+from novellus_lab.types import CacheOutcome, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from decimal import Decimal
+
+    from novellus_lab.cache.entry import CacheEntry
+    from novellus_lab.pipeline.catalog import Model
+    from novellus_lab.pipeline.request import Request
+    from novellus_lab.pipeline.trace import Trace
+    from novellus_lab.types import Completion, Usage
+
+REDACTED = "[redacted]"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentPolicy:
+    """What of a conversation may be logged."""
+
+    log_content: bool = True
+    redact: Callable[[str], str] | None = None
+    """Applied to every text of the messages and to the answer."""
+    secrets: tuple[str, ...] = ()
+    """Keys in use: never logged, even when somebody pastes one into a prompt."""
+
+    def messages(self, messages_json: bytes) -> Any:
+        """Return what may be logged of the messages: JSON bytes, or None."""
+        if not self.log_content:
+            return None
+        for secret in self.secrets:
+            if (coded := secret.encode()) in messages_json:
+                messages_json = messages_json.replace(coded, REDACTED.encode())
+        if self.redact is None:
+            return messages_json
+        return orjson.dumps(_map_text(orjson.loads(messages_json), self._redacted))
+
+    def text(self, text: str | None) -> str | None:
+        """Return what may be logged of a text of the conversation."""
+        if text is None or not self.log_content:
+            return None
+        text = self.scrubbed(text)
+        return text if self.redact is None else self._redacted(text)
+
+    def scrubbed(self, text: str) -> str:
+        """Remove keys from a text that is logged even without content, such as an error."""
+        for secret in self.secrets:
+            if secret in text:
+                text = text.replace(secret, REDACTED)
+        return text
+
+    def _redacted(self, text: str) -> str:
+        if self.redact is None:
+            return text
+        try:
+            redacted = self.redact(text)
+        except Exception:
+            return REDACTED
+        return redacted if isinstance(redacted, str) else REDACTED
+
+
+def _map_text(value: Any, change: Callable[[str], str], key: str = "") -> Any:
+    if isinstance(value, str):
+        return value if key in _NOT_TEXT else change(value)
+    if isinstance(value, list):
+        return [_map_text(item, change, key) for item in value]
+    if isinstance(value, dict):
+        return {k: _map_text(item, change, k) for k, item in value.items()}
+    return value
+
+
+_NOT_TEXT = frozenset(("role", "type", "id", "tool_call_id"))
+
+
+def _base(request: Request, key: bytes | None, content: ContentPolicy) -> RequestRecord:
+    return RequestRecord(
+        id=request.id,
+        created_at=request.created_at,
+        stream=request.stream,
+        requested_model=request.model_id,
+        cache_key=key,
+        latency_ms=(time.perf_counter() - request.started) * 1000,
+        tags=request.tags,
+        session_id=request.session_id,
+        experiment=request.experiment,
+        arm=request.arm,
+        priority=None if request.priority is None else str(request.priority),
+        prompt_hash=request.prompt_hash,
+        params=request.params,
+        messages=content.messages(request.messages_json),
+    )
+
+
+def hit_record(
+    request: Request,
+    key: bytes,
+    entry: CacheEntry,
+    outcome: CacheOutcome,
+    completion: Completion,
+    content: ContentPolicy,
+) -> RequestRecord:
+    """A request that the cache answered: no attempts, no propensity, its own latency."""
+    record = _base(request, key, content)
+    record.latency_ms = completion.latency_ms
+    record.overhead_ms = completion.latency_ms
+    record.model = entry.model
+    record.provider = entry.provider
+    record.response_model = entry.response_model
+    record.cache = outcome
+    record.cache_source_id = entry.source_request_id
+    record.usage = entry.usage
+    record.raw_usage = entry.raw_usage
+    record.price_version = entry.price_version
+    record.cost_usd = completion.cost
+    record.uncached_cost_usd = entry.cost_usd
+    record.original_latency_ms = entry.original_latency_ms
+    record.finish_reason = entry.finish_reason
+    record.dropped_params = entry.dropped_params
+    record.response = content.text(entry.content)
+    if entry.tool_calls:
+        record.tool_calls = _tool_calls(completion, content)
+    return record
+
+
+def answered_record(
+    request: Request,
+    key: bytes | None,
+    trace: Trace,
+    completion: Completion,
+    content: ContentPolicy,
+) -> RequestRecord:
+    """A request that a provider answered."""
+    record = _base(request, key, content)
+    record.latency_ms = completion.latency_ms
+    _fill_from_trace(record, trace)
+    record.model = completion.model
+    record.provider = completion.provider
+    record.response_model = completion.response_model
+    record.usage = completion.usage
+    answer = trace.attempts[-1]
+    record.raw_usage = answer.raw_usage
+    record.price_version = answer.price.version
+    record.uncached_cost_usd = record.cost_usd
+    record.finish_reason = completion.finish_reason
+    record.response = content.text(completion.content)
+    if completion.tool_calls:
+        record.tool_calls = _tool_calls(completion, content)
+    return record
+
+
+def failed_record(
+    request: Request,
+    key: bytes | None,
+    trace: Trace,
+    error: BaseException,
+    content: ContentPolicy,
+    kind: Literal["chat", "embedding"] = "chat",
+) -> RequestRecord:
+    """A request that ended without an answer."""
+    record = _base(request, key, content)
+    record.kind = kind
+    _fill_from_trace(record, trace)
+    record.status = _status(error, trace)
+    record.error_class = type(error).__name__
+    record.error_message = content.scrubbed(str(error)) or None
+    if trace.attempts:
+        last = trace.attempts[-1]
+        record.model, record.provider = last.model_id, last.provider
+        record.response_model = last.response_model
+        record.usage = last.usage
+        record.raw_usage = last.raw_usage
+        record.price_version = last.price.version or None
+        record.uncached_cost_usd = record.cost_usd
+        text = error.content if isinstance(error, ResponseParseError) else trace.heard.text
+        record.response = content.text(text or None)
+    return record
+
+
+def answered_embedding(
+    request: Request,
+    model: Model,
+    trace: Trace,
+    usage: Usage,
+    saved_usd: Decimal | None,
+    content: ContentPolicy,
+) -> RequestRecord:
+    """An embedding call. The vectors are not logged; the texts are, as `messages`."""
+    record = _base(request, None, content)
+    record.kind = "embedding"
+    _fill_from_trace(record, trace)
+    record.model, record.provider = model.id, model.provider
+    record.usage = usage
+    if trace.attempts:
+        answer = trace.attempts[-1]
+        record.response_model = answer.response_model
+        record.price_version = answer.price.version
+        if len(trace.attempts) == 1:
+            record.raw_usage = answer.raw_usage
+    elif trace.cache.hit:
+        record.propensity = None
+        record.candidates = ()
+    if record.cost_usd is not None and saved_usd is not None:
+        record.uncached_cost_usd = record.cost_usd + saved_usd
+    return record
+
+
+def refused_record(
+    error: NovellusError, arguments: dict[str, Any], content: ContentPolicy
+) -> RequestRecord:
+    """A call whose arguments were wrong: nothing was sent. Arguments may be anything at all."""
+    labels = {
+        name: value
+        for name in ("session_id", "experiment", "arm")
+        if isinstance(value := arguments.get(name), str)
+    }
+    model_id = arguments.get("model_id")
+    return RequestRecord(
+        id=uuid7(),
+        created_at=datetime.now(UTC),
+        kind=arguments.get("kind", "chat"),
+        stream=arguments.get("stream") is True,
+        status=Status.REFUSED,
+        error_class=type(error).__name__,
+        error_message=content.scrubbed(str(error)),
+        requested_model=model_id if isinstance(model_id, str) else None,
+        **labels,
+    )
+
+
+def _fill_from_trace(record: RequestRecord, trace: Trace) -> None:
+    record.cache = trace.cache
+    record.ttft_ms = trace.heard.ttft_ms
+    record.queue_ms = trace.queue_ms
+    record.route_ms = trace.route_ms
+    record.provider_ms = trace.provider_ms
+    if record.latency_ms is not None:
+        record.overhead_ms = max(0.0, record.latency_ms - trace.provider_ms - trace.queue_ms)
+    record.cost_usd = trace.cost_usd
+    record.fees_usd = trace.fees_usd
+    record.attempts = tuple(trace.attempts)
+    record.dropped_params = trace.dropped_params
+    if trace.route is not None:
+        record.strategy = trace.route.strategy
+        record.rule = trace.route.rule
+        record.candidates = trace.route.candidates
+        record.picked_model = trace.route.picked
+        record.propensity = trace.route.propensity
+
+
+def _status(error: BaseException, trace: Trace) -> Status:
+    if isinstance(error, (ProviderError, DeadlineExceededError)):
+        return Status.ERROR
+    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
+        return Status.CANCELLED
+    if isinstance(error, NovellusError) and not trace.attempts:
+        return Status.REFUSED
+    return Status.ERROR
+
+
+def _tool_calls(completion: Completion, content: ContentPolicy) -> Any:
+    if not content.log_content:
+        return None
+    return [
+        {"id": c.id, "name": c.name, "arguments": content.text(c.arguments)}
+        for c in completion.tool_calls
+    ]
