@@ -1,0 +1,498 @@
+"""OpenAI's chat completions API: our call to its request, its answer and its stream to ours.
+
+Every compatible server speaks this, each with its own accent; the reader takes what is known of
+them: missing usage, usage beside choices or in every chunk, null content, content in parts,
+reasoning under two names, no ids, tool calls with ids missing or indexes repeated, no choices.
+
+Reference: https://platform.openai.com/docs/api-reference/chat
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from novellus_lab.errors import ProviderUnavailableError
+from novellus_lab.providers.base import Call, reject_or_drop
+from novellus_lab.providers.openai_errors import raise_in_band, unreadable
+from novellus_lab.types import EMPTY, Delta, FinishReason, Reply, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PATH = "/chat/completions"
+
+CONTROLS = frozenset({"api", "max_tokens_param", "reasoning_model", "stream_usage", "extra_body"})
+"""Parameters that steer this adapter and are not sent."""
+
+_REASONING = re.compile(r"(?:^|[/.:_-])(?:o[1-9]\d*(?:-(?!\w*chat)|$)|gpt-5(?!.*chat)|codex-)")
+_WITHOUT_SAMPLING = re.compile(r"(?:^|/)(?:o[1-9]\d*(?:-|$)|gpt-5(?:-(?!chat)|$))")
+
+
+def is_reasoning_model(model: str) -> bool:
+    """Whether a name is one of OpenAI's reasoning models, which take `max_completion_tokens`."""
+    return _REASONING.search(model.lower()) is not None
+
+
+def refuses_sampling(model: str, params: Mapping[str, Any]) -> bool:
+    """Whether a model is known to refuse temperature and top_p.
+
+    The o series and the first gpt-5 always do. gpt-5.1 and later take them as long as they do not
+    reason, which is their default, or was: where nothing is said, the provider decides.
+    """
+    told = params.get("reasoning_model")
+    if told is not None:
+        return bool(told)
+    if _WITHOUT_SAMPLING.search(model.lower()):
+        return True
+    effort = params.get("reasoning_effort")
+    return is_reasoning_model(model) and effort is not None and effort != "none"
+
+
+def request_body(
+    call: Call,
+    *,
+    provider: str,
+    stream: bool = False,
+    options: Mapping[str, Any] = EMPTY,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the request's JSON, and the names of parameters that were left out.
+
+    Args:
+        options: the provider's, from the configuration; a model's params go before them.
+
+    Raises:
+        UnsupportedParameterError: the model is known to refuse a parameter, and dropping it was
+            not allowed.
+    """
+    params = call.params
+    body: dict[str, Any] = {"model": call.model, "messages": call.messages}
+    if params:
+        body.update((k, v) for k, v in params.items() if k not in CONTROLS)
+        body.update(params.get("extra_body") or {})
+    controls = {**options, **params} if options or params else EMPTY
+
+    dropped: tuple[str, ...] = ()
+    temperature, top_p = call.temperature, call.top_p
+    if (
+        temperature is not None or top_p is not None or "temperature" in body or "top_p" in body
+    ) and refuses_sampling(call.model, controls):
+        asked = {
+            "temperature": temperature if temperature is not None else body.get("temperature"),
+            "top_p": top_p if top_p is not None else body.get("top_p"),
+        }
+        dropped += reject_or_drop(call, provider, asked)
+        temperature = top_p = None
+        body.pop("temperature", None)
+        body.pop("top_p", None)
+    if body.get("n") not in (None, 1):
+        # More answers would be paid for and thrown away.
+        dropped += reject_or_drop(call, provider, {"n": body["n"]})
+        del body["n"]
+
+    if call.max_tokens is not None:
+        body[_max_tokens_name(call.model, controls)] = call.max_tokens
+    if temperature is not None:
+        body["temperature"] = temperature
+    if top_p is not None:
+        body["top_p"] = top_p
+    if call.stop:
+        body["stop"] = call.stop
+    if call.seed is not None:
+        body["seed"] = call.seed
+    if call.tools:
+        body["tools"] = call.tools
+    if call.tool_choice is not None:
+        body["tool_choice"] = call.tool_choice
+    if call.response_format is not None:
+        body["response_format"] = call.response_format
+    if stream:
+        body["stream"] = True
+        if controls.get("stream_usage", True):
+            body["stream_options"] = {"include_usage": True, **(body.get("stream_options") or {})}
+    return body, dropped
+
+
+def _max_tokens_name(model: str, controls: Mapping[str, Any]) -> str:
+    told = controls.get("max_tokens_param")
+    if told:
+        return str(told)
+    reasoning = controls.get("reasoning_model")
+    if reasoning is None:
+        reasoning = is_reasoning_model(model)
+    return "max_completion_tokens" if reasoning else "max_tokens"
+
+
+_FINISH: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "end_turn": "stop",
+    "completed": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "max_output_tokens": "length",
+    "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "error": "error",
+    "insufficient_system_resource": "error",
+}
+
+
+def finish_reason(said: object, *, tool_calls: bool, refused: bool) -> FinishReason:
+    """Return one of our finish reasons. Servers that say `stop` after a tool call are put right."""
+    if refused:
+        return "content_filter"
+    reason = _FINISH.get(str(said).lower(), "unknown")
+    if tool_calls and reason in ("stop", "unknown"):
+        return "tool_calls"
+    return reason
+
+
+def _count(holder: object, *names: str) -> int:
+    """Return the first of these counts that is there, as a whole number."""
+    if isinstance(holder, dict):
+        for name in names:
+            value = holder.get(name)
+            if isinstance(value, int | float) and value > 0:
+                return int(value)
+    return 0
+
+
+def read_usage(usage: Mapping[str, Any]) -> Usage:
+    """Read a usage object of the chat API.
+
+    Cached tokens stand in the details (OpenAI, Azure, OpenRouter), as `num_cached_tokens`
+    (Mistral), `prompt_cache_hit_tokens` (DeepSeek) or `cached_tokens` (Moonshot). xAI and Google's
+    compatible endpoint leave reasoning out of the completion count but in the total.
+    """
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    inside = usage.get("prompt_tokens_details") or usage.get("prompt_token_details")
+    out = usage.get("completion_tokens_details")
+    reasoning = _count(out, "reasoning_tokens") or _count(usage, "reasoning_tokens")
+    beyond = _count(usage, "total_tokens") - prompt - completion
+    if beyond > 0 and reasoning in (0, beyond):
+        completion += beyond
+        reasoning = beyond
+    cached_detail = inside.get("cached_tokens_details") if isinstance(inside, dict) else None
+    return Usage(
+        input_tokens=prompt,
+        output_tokens=completion,
+        cached_input_tokens=_count(inside, "cached_tokens")
+        or _count(usage, "num_cached_tokens", "prompt_cache_hit_tokens", "cached_tokens"),
+        cache_write_tokens=_count(inside, "cache_write_tokens", "cache_creation_tokens"),
+        reasoning_tokens=reasoning,
+        input_audio_tokens=_count(inside, "audio_tokens"),
+        cached_audio_tokens=_count(cached_detail, "audio_tokens"),
+        output_audio_tokens=_count(out, "audio_tokens"),
+        web_searches=web_searches(usage),
+    )
+
+
+def web_searches(usage: Mapping[str, Any]) -> int:
+    """Return the web searches that OpenRouter or Perplexity report beside tokens."""
+    for name in ("server_tool_use_details", "server_tool_use"):
+        if found := _count(usage.get(name), "web_search_requests"):
+            return found
+    return _count(usage, "num_search_queries")
+
+
+def billed_cost(usage: Mapping[str, Any], body: bytes) -> Decimal | None:
+    """Return what the provider says it charged, in USD, from the digits that it sent.
+
+    Where the caller brought a key of their own to OpenRouter (`is_byok`), its `cost` is its fee,
+    and the upstream provider's bill comes on top.
+    """
+    if "cost" not in usage:
+        return None
+    try:
+        exact = _usage_of(json.loads(body, parse_float=Decimal, parse_int=Decimal))
+    except ValueError:
+        return None
+    cost = exact.get("cost")
+    if isinstance(cost, dict):  # Perplexity
+        cost = cost.get("total_cost")
+    if not isinstance(cost, Decimal):
+        return None
+    if exact.get("is_byok"):
+        upstream = (exact.get("cost_details") or {}).get("upstream_inference_cost")
+        if isinstance(upstream, Decimal):
+            cost += upstream
+    try:
+        return cost if cost.is_finite() and cost >= 0 else None
+    except InvalidOperation:
+        return None
+
+
+def _usage_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the usage object: the API's own place, Groq's in streams, a Responses event's."""
+    groq = data.get("x_groq")
+    response = data.get("response")
+    found = (
+        data.get("usage")
+        or (groq.get("usage") if isinstance(groq, dict) else None)
+        or (response.get("usage") if isinstance(response, dict) else None)
+    )
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(content: object) -> tuple[str, str]:
+    """Return text and reasoning of a message's content: a string, nothing, or parts (Mistral)."""
+    if isinstance(content, str):
+        return content, ""
+    if not isinstance(content, list):
+        return "", ""
+    text, reasoning = [], []
+    for part in content:
+        if not isinstance(part, dict):
+            continue
+        if part.get("type") == "thinking":
+            reasoning.append(_texts(part.get("thinking"))[0])
+        elif isinstance(part.get("text"), str):
+            text.append(part["text"])
+    return "".join(text), "".join(reasoning)
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    found = message.get("reasoning_content") or message.get("reasoning")
+    return found if isinstance(found, str) else ""
+
+
+def arguments_text(arguments: object) -> str:
+    """Return a tool call's arguments as JSON text; some servers send an object."""
+    if isinstance(arguments, str):
+        return arguments
+    return "" if arguments is None else orjson.dumps(arguments).decode()
+
+
+def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    found = []
+    for number, call in enumerate(message.get("tool_calls") or ()):
+        function = call.get("function") or {}
+        found.append(
+            ToolCall(
+                id=str(call.get("id") or f"call_{number}"),
+                name=str(function.get("name") or ""),
+                arguments=arguments_text(function.get("arguments")),
+            )
+        )
+    legacy = message.get("function_call")
+    if not found and isinstance(legacy, dict):
+        found.append(
+            ToolCall("call_0", str(legacy.get("name")), arguments_text(legacy.get("arguments")))
+        )
+    return tuple(found)
+
+
+def read_reply(
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    provider: str,
+    model: str,
+    dropped: tuple[str, ...] = (),
+    secret: str | None = None,
+) -> Reply:
+    """Read a whole completion.
+
+    A refusal (`message.refusal`) becomes the content, with finish reason `content_filter`: it was
+    paid for, and it is not what was asked for. So does an answer that Azure's filter withheld.
+
+    Raises:
+        ProviderError: the body holds an error, or is none of what the API promises.
+    """
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise unreadable(body, headers, provider=provider, model=model) from None
+    if not isinstance(data, dict):
+        raise unreadable(body, headers, provider=provider, model=model)
+    if data.get("error"):
+        raise_in_band(data["error"], provider=provider, model=model, headers=headers, secret=secret)
+    choices, usage = data.get("choices"), _usage_of(data)
+    if not choices and not usage:
+        raise unreadable(body, headers, provider=provider, model=model)
+    choice = choices[0] if choices else {}
+    if choice.get("error"):
+        raise_in_band(
+            choice["error"], provider=provider, model=model, headers=headers, secret=secret
+        )
+    message = choice.get("message") or {}  # Azure leaves it out where its filter withheld it all
+    content, thought = _texts(message.get("content"))
+    refusal = message.get("refusal")
+    tool_calls = (
+        _tool_calls(message) if "tool_calls" in message or "function_call" in message else ()
+    )
+    return Reply(
+        content=content or refusal or "",
+        usage=read_usage(usage),
+        model=data.get("model") or model,
+        finish_reason=finish_reason(
+            choice.get("finish_reason"), tool_calls=bool(tool_calls), refused=bool(refusal)
+        ),
+        tool_calls=tool_calls,
+        reasoning=_reasoning(message) or thought or None,
+        raw_usage=usage or EMPTY,
+        response_id=data.get("id") or None,
+        service_tier=data.get("service_tier"),
+        billed_cost_usd=billed_cost(usage, body),
+        dropped_params=dropped,
+    )
+
+
+class StreamReader:
+    """Reads a stream chunk by chunk and puts the whole reply together.
+
+    The stream is complete when a finish reason or `[DONE]` was seen; anything less is a stream
+    that was cut.
+    """
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        *,
+        provider: str,
+        model: str,
+        dropped: tuple[str, ...] = (),
+        secret: str | None = None,
+    ) -> None:
+        self._headers = headers
+        self._provider = provider
+        self._asked = model
+        self._dropped = dropped
+        self._secret = secret
+        self._model: str | None = None
+        self._id: str | None = None
+        self._tier: str | None = None
+        self._finish: object = None
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._refusal: list[str] = []
+        self._tools: list[dict[str, str]] = []
+        self._tool_at: dict[int, int] = {}
+        self._usage: Mapping[str, Any] = EMPTY
+        self._counted = Usage()
+        self._billed: Decimal | None = None
+        self.done = False
+
+    @property
+    def complete(self) -> bool:
+        return self.done or self._finish is not None
+
+    def feed(self, name: str | None, data: bytes) -> Iterator[Delta]:
+        """Read one event.
+
+        Raises:
+            ProviderError: the event is an error, or can't be read.
+        """
+        if data.startswith(b"[DONE]"):
+            self.done = True
+            return
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise unreadable(
+                data, self._headers, provider=self._provider, model=self._asked
+            ) from None
+        if not isinstance(chunk, dict):
+            raise unreadable(data, self._headers, provider=self._provider, model=self._asked)
+        first = self._model is None and self._id is None
+        self._model = self._model or chunk.get("model") or None
+        self._id = self._id or chunk.get("id") or None
+        self._tier = chunk.get("service_tier") or self._tier
+        usage = _usage_of(chunk)
+        if usage:
+            self._usage, self._counted = usage, read_usage(usage)
+            self._billed = billed_cost(usage, data)
+        text = thought = ""
+        error: Any = chunk.get("error") or (chunk if name == "error" else None)
+        for choice in chunk.get("choices") or ():
+            if choice.get("index") or not isinstance(choice, dict):
+                continue
+            error = error or choice.get("error")
+            self._finish = choice.get("finish_reason") or self._finish
+            delta = choice.get("delta") or choice.get("message") or {}
+            text, thought = _texts(delta.get("content"))
+            thought = _reasoning(delta) or thought
+            if refused := delta.get("refusal"):
+                self._refusal.append(refused)
+                text = text or refused
+            if delta.get("tool_calls"):
+                self._add_tool_calls(delta["tool_calls"])
+            elif isinstance(delta.get("function_call"), dict):
+                self._add_tool_calls([{"index": 0, "function": delta["function_call"]}])
+        if text:
+            self._content.append(text)
+        if thought:
+            self._reasoning.append(thought)
+        if text or thought or usage or (first and (self._model or self._id)):
+            yield Delta(
+                content=text,
+                reasoning=thought,
+                usage=self._counted if usage else None,
+                raw_usage=usage or None,
+                model=self._model if first else None,
+                response_id=self._id if first else None,
+            )
+        if error:
+            raise_in_band(
+                error,
+                provider=self._provider,
+                model=self._asked,
+                headers=self._headers,
+                secret=self._secret,
+            )
+
+    def _add_tool_calls(self, pieces: list[dict[str, Any]]) -> None:
+        for piece in pieces:
+            function = piece.get("function") or {}
+            index, id_ = piece.get("index"), piece.get("id")
+            if not isinstance(index, int):
+                index = len(self._tools) if id_ or not self._tools else len(self._tools) - 1
+            at = self._tool_at.get(index)
+            # Google's compatible endpoint gives every call the index 0, each with its own id.
+            if at is None or (id_ and self._tools[at]["id"] not in ("", id_)):
+                at = self._tool_at[index] = len(self._tools)
+                self._tools.append({"id": "", "name": "", "arguments": ""})
+            slot = self._tools[at]
+            slot["id"] = slot["id"] or str(id_ or "")
+            slot["name"] = slot["name"] or str(function.get("name") or "")
+            slot["arguments"] += arguments_text(function.get("arguments"))
+
+    def reply(self) -> Reply:
+        """Return the answer, whole."""
+        if self._finish == "error":
+            raise ProviderUnavailableError(
+                f"{self._provider} model {self._asked!r} gave up in the middle of its answer",
+                provider=self._provider,
+                status_code=200,
+            )
+        tools = tuple(
+            ToolCall(slot["id"] or f"call_{n}", slot["name"], slot["arguments"])
+            for n, slot in enumerate(self._tools)
+        )
+        return Reply(
+            content="".join(self._content),
+            usage=self._counted,
+            model=self._model or self._asked,
+            finish_reason=finish_reason(
+                self._finish, tool_calls=bool(tools), refused=bool(self._refusal)
+            ),
+            tool_calls=tools,
+            reasoning="".join(self._reasoning) or None,
+            raw_usage=self._usage,
+            response_id=self._id,
+            service_tier=self._tier,
+            billed_cost_usd=self._billed,
+            dropped_params=self._dropped,
+        )

@@ -1,0 +1,391 @@
+"""What an OpenAI-style API says when it says no, in our terms.
+
+The same reading serves an HTTP error, an `error` object in a 200 body, and one in the middle of a
+200 event stream. Compatible servers (Azure, OpenRouter, Groq, Mistral, vLLM, llama.cpp, …) differ
+in where they put the message and in which codes they use; all that are known are read here.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import orjson
+
+from novellus_lab.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ContentFilteredError,
+    ContextWindowExceededError,
+    NovellusError,
+    ProviderError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    RateLimitError,
+    UnsupportedParameterError,
+)
+from novellus_lab.providers.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import httpx2
+
+_NO_HEADERS: Mapping[str, str] = {}
+
+_CONTEXT_CODES = frozenset(
+    {"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"}
+)
+_CONTEXT_WORDS = re.compile(
+    r"maximum context length|context[ _](?:length|window|size)|prompt is too long"
+    r"|reduce the length of the (?:messages|prompt|input)|input is too long"
+    r"|too large for model with \d+ maximum context",
+    re.IGNORECASE,
+)
+_FILTER_CODES = frozenset(
+    {
+        "content_filter",
+        "content_policy_violation",
+        "responsibleaipolicyviolation",
+        "moderation_blocked",
+        "content_filter_error",
+    }
+)
+_NO_MONEY_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "insufficient_credits",
+        "credit_balance_exhausted",
+    }
+)
+_UNSUPPORTED_CODES = frozenset(
+    {"unsupported_parameter", "unsupported_value", "unknown_parameter_for_model"}
+)
+_RATE_CODES = frozenset(
+    {"rate_limit_exceeded", "rate_limit_error", "requests", "tokens", "too_many_requests"}
+)
+_DOWN_CODES = frozenset(
+    {"server_error", "internal_error", "internal_server_error", "overloaded", "overloaded_error"}
+)
+_BAD_CODES = frozenset(
+    {"invalid_request_error", "invalid_prompt", "model_not_found", "invalid_value"}
+)
+
+
+class RefusedParameterError(UnsupportedParameterError):
+    """The server itself refused a parameter; `param` is its name, where it said so."""
+
+    def __init__(self, message: str, *, param: str | None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class Problem:
+    """An error object, read: message, code, kind, and the parameter that it names."""
+
+    __slots__ = ("code", "kind", "message", "param", "raw")
+
+    def __init__(self, error: Any) -> None:
+        self.raw: Mapping[str, Any] = error if isinstance(error, dict) else {}
+        if not isinstance(error, dict):
+            error = {"message": str(error)}
+        message = error.get("message") or error.get("detail") or error.get("error_description")
+        if isinstance(message, dict | list):  # FastAPI's list of validation errors
+            message = orjson.dumps(message).decode()
+        self.message = str(message or "").strip()
+        self.code = str(error.get("code") or "")
+        self.kind = str(error.get("type") or "")
+        param = error.get("param")
+        self.param = param if isinstance(param, str) else None
+        metadata = error.get("metadata")
+        if isinstance(metadata, dict) and isinstance(metadata.get("raw"), str):
+            # OpenRouter's own message is "Provider returned error"; what the provider said is here.
+            self.message = f"{self.message}: {metadata['raw']}"
+
+    @property
+    def codes(self) -> set[str]:
+        found = {self.code.lower(), self.kind.lower()}
+        inner = self.raw.get("innererror") or self.raw.get("inner_error")
+        if isinstance(inner, dict):
+            found.add(str(inner.get("code") or "").lower())
+        return found - {""}
+
+    @property
+    def moderated(self) -> bool:
+        """OpenRouter's moderation answers 403 with the reasons in its metadata."""
+        metadata = self.raw.get("metadata")
+        return isinstance(metadata, dict) and bool(metadata.get("reasons"))
+
+
+def read_error(body: bytes) -> Problem | None:
+    """Read an error body; None where it is no JSON object."""
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if isinstance(data, list) and data:  # Google's compatible endpoint wraps errors in a list
+        data = data[0]
+    if not isinstance(data, dict):
+        return None
+    error = data.get("error")
+    return Problem(error if error else data)
+
+
+def raise_for_status(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    provider: str,
+    model: str,
+    secret: str | None = None,
+) -> NoReturn:
+    """Raise what a response with an error status means."""
+    problem = read_error(body)
+    if problem is None:
+        problem = Problem({"message": _plain(body, headers)})
+    raise classify(
+        problem, status=status, headers=headers, provider=provider, model=model, secret=secret
+    )
+
+
+def raise_in_band(
+    error: Any,
+    *,
+    provider: str,
+    model: str,
+    headers: Mapping[str, str] = _NO_HEADERS,
+    secret: str | None = None,
+) -> NoReturn:
+    """Raise what an error object inside a 200 answer, or a 200 stream, means."""
+    problem = Problem(error)
+    status = int(problem.code) if re.fullmatch(r"[45]\d\d", problem.code) else 0
+    raise classify(
+        problem, status=status, headers=headers, provider=provider, model=model, secret=secret
+    )
+
+
+def classify(
+    problem: Problem,
+    *,
+    status: int,
+    headers: Mapping[str, str],
+    provider: str,
+    model: str,
+    secret: str | None = None,
+) -> NovellusError:
+    """Return the error that a problem is.
+
+    Args:
+        status: the HTTP status; 0 where the error came inside a 200 answer without a status.
+    """
+    codes, message = problem.codes, problem.message
+    said = redact(message, secret)[:1000] or "it gave no reason"
+    text = f"{provider} model {model!r}: {said}"
+    if status:
+        text += f" (HTTP {status}{f', {redact(problem.code)}' if problem.code and problem.code != str(status) else ''})"
+    elif problem.code:
+        text += f" ({redact(problem.code)})"
+    request_id = headers.get("x-request-id") or headers.get("apim-request-id")
+
+    def error(kind: type[ProviderError], hint: str = "", **more: Any) -> ProviderError:
+        return kind(
+            text + (f". {hint}" if hint else ""),
+            provider=provider,
+            status_code=status or 200,
+            provider_request_id=request_id,
+            **more,
+        )
+
+    if codes & _UNSUPPORTED_CODES and status in (0, 400, 422):
+        return RefusedParameterError(
+            f"{text}. Leave {problem.param or 'it'} out, choose another model, or set "
+            f"`on_unsupported: drop` for this one in the configuration",
+            param=problem.param,
+        )
+    if codes & _FILTER_CODES or problem.moderated:
+        return error(ContentFilteredError)
+    if codes & _CONTEXT_CODES:
+        return error(ContextWindowExceededError)
+    if status in (400, 413, 422) and _CONTEXT_WORDS.search(message):
+        return error(ContextWindowExceededError)
+    if codes & _NO_MONEY_CODES or status == 402:
+        return error(
+            RateLimitError,
+            "The account has no credit left; waiting does not help",
+            retryable=False,
+            retry_after_s=retry_after_s(headers, message),
+        )
+    if status == 429 or (not status and codes & _RATE_CODES):
+        too_large = message.lower().startswith("request too large")
+        return error(
+            RateLimitError,
+            retry_after_s=None if too_large else retry_after_s(headers, message, problem.raw),
+            retryable=not too_large,
+        )
+    if status in (401, 403) or (not status and codes & {"invalid_api_key", "authentication_error"}):
+        hint = "Check the key, and that it may use this model" if status != 403 else ""
+        return error(AuthenticationError, hint)
+    if status == 408:
+        return error(ProviderTimeoutError)
+    if status == 404:
+        return error(
+            BadRequestError,
+            "No such model (or deployment), or no such path: check the model's name and base_url",
+        )
+    if status == 409 or status >= 500:
+        return error(ProviderUnavailableError, retry_after_s=retry_after_s(headers))
+    if status >= 400 or codes & _BAD_CODES:
+        return error(BadRequestError)
+    return error(ProviderUnavailableError)
+
+
+def from_sdk(error: Exception, *, provider: str, model: str, secret: str | None) -> NovellusError:
+    """Return what an exception of the SDK, or of the HTTP library below it, means."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        response: httpx2.Response = error.response
+        problem = read_error(response.content)
+        if problem is None:
+            problem = Problem({"message": _plain(response.content, response.headers)})
+        return classify(
+            problem,
+            status=response.status_code,
+            headers=response.headers,
+            provider=provider,
+            model=model,
+            secret=secret,
+        )
+    if _timed_out(error):
+        return ProviderTimeoutError(
+            f"{provider} model {model!r} did not answer in time", provider=provider
+        )
+    why = redact(str(error.__cause__ or error) or type(error).__name__, secret)[:300]
+    return ProviderUnavailableError(
+        f"{provider} model {model!r} can't be reached, or broke the connection: {why}",
+        provider=provider,
+    )
+
+
+def _timed_out(error: BaseException) -> bool:
+    """Whether time ran out. The aiohttp transport reports any lost connection as a timeout too,
+    so it is the cause below that counts."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, TimeoutError):
+            return True
+        if seen.__cause__ is None and type(seen).__module__.startswith(("httpx", "httpcore")):
+            return "Timeout" in type(seen).__name__
+        seen = seen.__cause__
+    return False
+
+
+def unreadable(
+    body: bytes, headers: Mapping[str, str], *, provider: str, model: str
+) -> ProviderUnavailableError:
+    """Return the error for a 200 answer that is not what the API promises."""
+    return ProviderUnavailableError(
+        f"{provider} model {model!r} answered with what can't be read as JSON: "
+        f"{redact(_plain(body, headers))}",
+        provider=provider,
+        status_code=200,
+        provider_request_id=headers.get("x-request-id"),
+    )
+
+
+def truncated(*, provider: str, model: str) -> ProviderUnavailableError:
+    """Return the error for a stream that stopped without having ended."""
+    return ProviderUnavailableError(
+        f"{provider} model {model!r}: the stream stopped before the answer was complete",
+        provider=provider,
+        status_code=200,
+    )
+
+
+def _plain(body: bytes, headers: Mapping[str, str]) -> str:
+    text = body[:4000].decode("utf-8", "replace")
+    kind = headers.get("content-type", "").partition(";")[0] or "no content type"
+    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    shown = title[1] if title else text
+    shown = " ".join(shown.split())[:200]
+    return f"{kind}, {shown!r}" if shown else f"{kind}, empty"
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_TRY_AGAIN = re.compile(
+    r"(?:try again|retry) (?:in|after) ((?:\d+(?:\.\d+)?\s?(?:ms|s|m|h|d)\s?)+)", re.I
+)
+
+
+def _duration_s(text: str) -> float | None:
+    """Read `6m0s`, `120ms`, `7.66s`."""
+    parts = _DURATION.findall(text)
+    return sum(float(n) * _UNITS[unit] for n, unit in parts) if parts else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def retry_after_s(
+    headers: Mapping[str, str], message: str = "", error: Mapping[str, Any] | None = None
+) -> float | None:
+    """Return how many seconds the provider asks us to wait, or None where it does not say.
+
+    In order: `retry-after-ms`, `retry-after` (seconds or an HTTP date), the words of the message
+    ("try again in 6.2s"), and the reset times of the limits that are used up.
+    """
+    if (ms := _number(headers.get("retry-after-ms"))) is not None:
+        return max(0.0, ms / 1000)
+    after = headers.get("retry-after")
+    if after is not None:
+        if (seconds := _number(after)) is not None:
+            return max(0.0, seconds)
+        try:
+            return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
+        except ValueError:
+            pass
+    if (found := _TRY_AGAIN.search(message)) is not None:
+        return _duration_s(found[1].replace(" ", ""))
+    resets = [_reset_s(headers, bucket) for bucket in ("requests", "tokens")]
+    if any(r is not None for r in resets):
+        return max(r for r in resets if r is not None)
+    reset = headers.get("x-ratelimit-reset")
+    if reset is None and error is not None:
+        metadata = error.get("metadata")
+        inner = metadata.get("headers") if isinstance(metadata, dict) else None
+        if isinstance(inner, dict):
+            reset = next(
+                (str(v) for k, v in inner.items() if k.lower() == "x-ratelimit-reset"), None
+            )
+    return _moment_s(reset)
+
+
+def _reset_s(headers: Mapping[str, str], bucket: str) -> float | None:
+    reset = headers.get(f"x-ratelimit-reset-{bucket}")
+    if reset is None or headers.get(f"x-ratelimit-remaining-{bucket}", "0") != "0":
+        return None
+    # A bare number is Azure's, in milliseconds (120 requests a minute reset in "500").
+    bare = _number(reset)
+    return _duration_s(reset) if bare is None else max(0.0, bare / 1000)
+
+
+def _moment_s(reset: str | None) -> float | None:
+    """Read a reset time: seconds from now, or an epoch in seconds or milliseconds."""
+    value = _number(reset)
+    if value is None:
+        return _duration_s(reset) if reset else None
+    if value > 1e11:
+        value = value / 1000 - time.time()
+    elif value > 1e9:
+        value -= time.time()
+    return max(0.0, value)
