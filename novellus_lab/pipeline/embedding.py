@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from novellus_lab.cache.manager import ResponseCache
     from novellus_lab.pipeline.attempts import Attempts
     from novellus_lab.pipeline.catalog import Catalog, Model
-    from novellus_lab.pipeline.asking import AskForVectors
-from novellus_lab.pipeline.recording import ContentPolicy
+    from novellus_lab.pipeline.recording import ContentPolicy
     from novellus_lab.store.request_log import RequestLog
 
 BATCH_TEXTS = 256

@@ -1,0 +1,573 @@
+"""`Lab`: what a person holds in a notebook."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import logging
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
+
+from novellus_lab.errors import InvalidRequestError, NovellusError
+from novellus_lab.pipeline.batch import batch_items, run_batch
+from novellus_lab.pipeline.embedding import build_embedding_request
+from novellus_lab.pipeline.recording import refused_record
+from novellus_lab.pipeline.request import build_request
+from novellus_lab.pipeline.runtime import Runtime, mirror_configuration
+from novellus_lab.pipeline.stream import AsyncStream, Stream
+from novellus_lab.settings import load_settings
+from novellus_lab.store.database import open_database, resolve_home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime, timedelta
+    from pathlib import Path
+    from types import TracebackType
+
+    import polars as pl
+
+    from novellus_lab.cache.policy import CachePolicy
+    from novellus_lab.pipeline.pipeline import Plan
+    from novellus_lab.pipeline.request import Request
+    from novellus_lab.types import BatchFailure, Chunk, Completion, Message
+
+logger = logging.getLogger("novellus_lab")
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+
+class CallArguments(TypedDict, total=False):
+    """The keyword arguments of `complete`, `stream` and their async twins; see `Lab.complete`."""
+
+    messages: Sequence[Message] | None
+    model_id: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    tools: Sequence[Mapping[str, Any]] | None
+    functions: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    response_format: Any
+    params: Mapping[str, Any] | None
+    use_cache: bool
+    use_semantic_cache: bool
+    cache: Mapping[str, Any] | CachePolicy | None
+    model_selection_strategy: str | None
+    timeout: float | None
+    priority: str | int | None
+    tags: Mapping[str, Any] | None
+    session_id: str | None
+    experiment: str | None
+    arm: str | None
+
+
+def _shows_call_arguments(method: _F) -> _F:
+    """Give a method the signature that tab completion should show: `build_request`'s own."""
+    own = inspect.signature(method)
+    theirs = inspect.signature(build_request).parameters
+    shown = [own.parameters["self"], theirs["prompt"]]
+    shown += [
+        p for name, p in theirs.items() if name not in ("prompt", "stream", "default_timeout_s")
+    ]
+    if "stream" in own.parameters:
+        shown.append(own.parameters["stream"])
+    method.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+    return method
+
+
+class Lab:
+    """A thin LLM client that routes, caches, fails over, prices and logs every call.
+
+    ```python
+    lab = Lab()
+    r = lab.complete("Explain quantum computing", max_tokens=200)
+    r.content, r.model, r.cost, r.latency_ms
+    ```
+
+    Args:
+        home: where the embedded server, the spool and state live; default `$NOVELLUS_HOME`, else
+            `./.novellus`.
+        database_url: a PostgreSQL (with pgvector) to log to; default `$DATABASE_URL` or
+            `$POSTGRES_*`, else a private server under `home`.
+        redis_url: a Redis or Valkey to share caches and limits through; default `$REDIS_URL`.
+        config: a YAML file or a mapping; default `$NOVELLUS_CONFIG`, `config/ai_models.yaml`, else
+            the models that come with this package.
+        redact: applied to every text before it is logged.
+        seed: makes routing's lotteries repeatable.
+
+    Raises:
+        ConfigurationError: naming file, key, and what is allowed.
+        StoreError: the database can't be started, reached or used.
+
+    A lab may be used from many threads, inside a running event loop, and after fork. It is a
+    context manager, sync and async; at interpreter exit it closes itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: str | Path | None = None,
+        database_url: str | None = None,
+        redis_url: str | None = None,
+        config: str | Path | Mapping[str, Any] | None = None,
+        redact: Callable[[str], str] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._closed = False
+        self._runtime_lock = threading.Lock()
+        self._redact = redact
+        self._seed = seed
+        self._settings = load_settings(
+            config, database_url=database_url, redis_url=redis_url, home=home
+        )
+        url = self._settings.database_url
+        self._database = open_database(
+            resolve_home(self._settings.home), None if url is None else url.get_secret_value()
+        )
+        try:
+            mirror_configuration(self._settings, self._database.conninfo)
+            self._runtime = Runtime.open(
+                self._settings, self._database, redact=redact, seed=seed
+            )
+        except BaseException:
+            self._database.close()
+            raise
+        if self._runtime.catalog.replays:
+            logger.warning(
+                "No provider key is set and no Ollama is in reach: answers come from the replay "
+                "provider (recorded GSM8K answers of two models). Set OPENAI_API_KEY, "
+                "CLAUDE_API_KEY, GOOGLE_API_KEY or start Ollama to call live models."
+            )
+        _open_labs.add(self)
+
+    # --- answers -----------------------------------------------------------------------------
+
+    @overload
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        stream: Literal[False] = False,
+        **arguments: Unpack[CallArguments],
+    ) -> Completion: ...
+    @overload
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        stream: Literal[True],
+        **arguments: Unpack[CallArguments],
+    ) -> Stream: ...
+
+    @_shows_call_arguments
+    def complete(
+        self,
+        prompt: str | None = None,
+        *,
+        stream: bool = False,
+        **arguments: Unpack[CallArguments],
+    ) -> Completion | Stream:
+        """Answer a prompt or a conversation.
+
+        Args:
+            prompt: one user message; or give `messages`.
+            messages: a conversation in OpenAI's form, for every provider: roles system, user,
+                assistant, tool; images as `image_url` parts.
+            model_id: the model to ask (`gpt-4o`, or `provider/name` where two share a name). Without
+                it the router picks one.
+            max_tokens: longest answer, in tokens.
+            temperature: 0 to 2.
+            top_p: 0 to 1.
+            stop: text or texts at which the answer ends.
+            seed: for providers that honour one.
+            tools: functions that the model may call, in OpenAI's form (`functions`: the older one).
+            tool_choice: `auto`, `none`, `required`, or a tool's name.
+            response_format: `"json"`, a JSON schema, or a Pydantic model class: see `r.parsed`.
+            params: what only one provider knows (`{"reasoning_effort": "low"}`).
+            use_cache: whether an equal, earlier request may answer.
+            use_semantic_cache: whether a similar one may.
+            cache: finer: ttl, max_age (seconds), no_store, read_only, write_only, namespace,
+                sample.
+            model_selection_strategy: `weighted`, `cost_optimized`, `least_latency`, `round_robin`
+                or `priority`; default as configured.
+            timeout: seconds for everything, retries and failovers included.
+            priority: a label for rules and the log.
+            tags: free labels for analysis, such as `{"team": "search"}`.
+            session_id: groups the calls of one conversation or user.
+            experiment, arm: mark the call as part of an experiment.
+            stream: return a `Stream` instead, as `lab.stream` does.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; nothing was sent.
+            ProviderError: the provider, and all that could stand in for it, failed.
+            DeadlineExceededError: `timeout` passed.
+            NoModelAvailableError: no model could be asked.
+        """
+        if stream:
+            return self.stream(prompt, **arguments)
+        runtime = self._live()
+        request, plan = self._prepare(runtime, prompt, arguments)
+        hit = runtime.pipeline.cached_locally(request, plan)
+        if hit is not None:
+            return hit
+        return runtime.thread.run(runtime.pipeline.answer, request, plan)
+
+    @overload
+    async def acomplete(
+        self,
+        prompt: str | None = None,
+        *,
+        stream: Literal[False] = False,
+        **arguments: Unpack[CallArguments],
+    ) -> Completion: ...
+    @overload
+    async def acomplete(
+        self,
+        prompt: str | None = None,
+        *,
+        stream: Literal[True],
+        **arguments: Unpack[CallArguments],
+    ) -> AsyncStream: ...
+
+    @_shows_call_arguments
+    async def acomplete(
+        self,
+        prompt: str | None = None,
+        *,
+        stream: bool = False,
+        **arguments: Unpack[CallArguments],
+    ) -> Completion | AsyncStream:
+        """Answer a prompt or a conversation: the async twin of `complete`, same arguments."""
+        if stream:
+            return self.astream(prompt, **arguments)
+        runtime = self._live()
+        request, plan = self._prepare(runtime, prompt, arguments)
+        hit = runtime.pipeline.cached_locally(request, plan)
+        if hit is not None:
+            return hit
+        return await runtime.thread.arun(runtime.pipeline.answer, request, plan)
+
+    @_shows_call_arguments
+    def stream(self, prompt: str | None = None, **arguments: Unpack[CallArguments]) -> Stream:
+        """Answer piece by piece; same arguments as `complete`.
+
+        `for chunk in lab.stream("…"): print(chunk, end="")`. Afterwards `.completion` holds the
+        whole answer. Leaving early closes the connection; what had arrived is priced and logged.
+        """
+        runtime = self._live()
+        request, plan = self._prepare(runtime, prompt, arguments, stream=True)
+        return Stream(runtime.thread, lambda emit: runtime.pipeline.answer(request, plan, emit))
+
+    @_shows_call_arguments
+    def astream(self, prompt: str | None = None, **arguments: Unpack[CallArguments]) -> AsyncStream:
+        """Answer piece by piece: `async for chunk in lab.astream("…")`; see `stream`."""
+        runtime = self._live()
+        request, plan = self._prepare(runtime, prompt, arguments, stream=True)
+        return AsyncStream(
+            runtime.thread, lambda emit: runtime.pipeline.answer(request, plan, emit)
+        )
+
+    # --- vectors -----------------------------------------------------------------------------
+
+    @overload
+    def embed(self, text: str, **options: Any) -> list[float]: ...
+    @overload
+    def embed(self, text: Sequence[str], **options: Any) -> list[list[float]]: ...
+
+    def embed(
+        self,
+        text: str | Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        use_cache: bool = True,
+        timeout: float | None = None,
+        tags: dict[str, Any] | None = None,
+        session_id: str | None = None,
+    ) -> list[float] | list[list[float]]:
+        """Turn a text into its embedding, or a list of texts into a list of them.
+
+        Args:
+            text: one text or many; many are sent in batches.
+            model: an embedding model's id; default the first available one.
+            dimensions: shorten the vectors, where the model can.
+            use_cache: texts embedded before are not paid for again.
+            timeout: seconds for everything.
+            tags, session_id: as for `complete`.
+
+        Raises:
+            InvalidRequestError: an empty text, or a wrong argument; nothing was sent.
+            UnknownModelError, NoModelAvailableError, ProviderError, DeadlineExceededError
+        """
+        runtime = self._live()
+        asked = self._prepare_embedding(
+            runtime, text, model, dimensions, use_cache, timeout, tags, session_id
+        )
+        vectors = [list(v) for v in runtime.thread.run(runtime.embedder.embed, asked)]
+        return vectors[0] if isinstance(text, str) else vectors
+
+    async def aembed(
+        self,
+        text: str | Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        use_cache: bool = True,
+        timeout: float | None = None,
+        tags: dict[str, Any] | None = None,
+        session_id: str | None = None,
+    ) -> list[float] | list[list[float]]:
+        """Embed texts: the async twin of `embed`, same arguments."""
+        runtime = self._live()
+        asked = self._prepare_embedding(
+            runtime, text, model, dimensions, use_cache, timeout, tags, session_id
+        )
+        vectors = [list(v) for v in await runtime.thread.arun(runtime.embedder.embed, asked)]
+        return vectors[0] if isinstance(text, str) else vectors
+
+    # --- many --------------------------------------------------------------------------------
+
+    def batch(
+        self,
+        prompts: Iterable[str | Sequence[Message] | dict[str, Any]],
+        *,
+        max_concurrency: int = 16,
+        progress: bool | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> list[Completion | BatchFailure]:
+        """Answer many prompts, concurrently; results in order, errors in their places.
+
+        Args:
+            prompts: prompts, message lists, or dicts of `complete`'s arguments.
+            max_concurrency: calls in the air at once.
+            progress: show a progress bar with the cost so far; default: for more than one call,
+                in a notebook or terminal.
+            arguments: `complete`'s, for every item that does not say otherwise.
+
+        A failed item is a `BatchFailure` (falsy, with `.error`). Stopping the cell cancels what is
+        under way; what was answered is logged and, if cacheable, kept.
+        """
+        from novellus_lab.display import batch_progress
+
+        items = self._batch_items(prompts, arguments, max_concurrency)
+        runtime = self._live()
+        with batch_progress(len(items), progress) as on_result:
+            return runtime.thread.run(
+                run_batch, self._ask_item(runtime), items, max_concurrency, on_result
+            )
+
+    async def abatch(
+        self,
+        prompts: Iterable[str | Sequence[Message] | dict[str, Any]],
+        *,
+        max_concurrency: int = 16,
+        progress: bool | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> list[Completion | BatchFailure]:
+        """Answer many prompts: the async twin of `batch`, same arguments."""
+        from novellus_lab.display import batch_progress
+
+        items = self._batch_items(prompts, arguments, max_concurrency)
+        runtime = self._live()
+        with batch_progress(len(items), progress) as on_result:
+            return await runtime.thread.arun(
+                run_batch, self._ask_item(runtime), items, max_concurrency, on_result
+            )
+
+    # --- the log -----------------------------------------------------------------------------
+
+    def requests(
+        self,
+        since: str | datetime | timedelta | None = "7d",
+        *,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> pl.DataFrame:
+        """Return the log as a Polars frame, newest first (`.to_pandas()` for pandas).
+
+        Args:
+            since: a duration back from now (`"1h"`, `"7d"`, a timedelta), a time, or None for all.
+            until: a time to stop before.
+            limit: at most so many rows.
+        """
+        from novellus_lab.analytics.requests import read_requests
+
+        runtime = self._live()
+        runtime.flush(10.0)
+        return read_requests(self._database.conninfo, since, until=until, limit=limit)
+
+    # --- life --------------------------------------------------------------------------------
+
+    def flush(self, timeout: float = 10.0) -> None:
+        """Return when every call made so far is in PostgreSQL.
+
+        Raises:
+            StoreUnavailableError: it was not within `timeout` seconds; the records wait in the
+                spool and go in when the database is back.
+        """
+        self._live().flush(timeout)
+
+    def close(self) -> None:
+        """Flush, close all connections, leave the embedded server. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        _open_labs.discard(self)
+        try:
+            if self._runtime.pid == os.getpid():
+                self._runtime.close()
+        finally:
+            self._database.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Lab:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "Lab(closed)"
+        models = list(self._runtime.catalog)
+        available = sum(m.unavailable is None for m in models)
+        where = (
+            f"embedded PostgreSQL in {self._database.home}"
+            if self._database.embedded
+            else "PostgreSQL by URL"
+        )
+        replay = ", replaying recorded answers" if self._runtime.catalog.replays else ""
+        return f"Lab({where}, {available} of {len(models)} models available{replay})"
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _live(self) -> Runtime:
+        """Return this process's runtime; a forked child makes its own on first use."""
+        if self._closed:
+            raise NovellusError("this lab is closed: open a new one with Lab()")
+        runtime = self._runtime
+        if runtime.pid != os.getpid():
+            # The parent's lock may have been held by a thread that does not exist here.
+            self._runtime_lock = threading.Lock()
+            with self._runtime_lock:
+                if self._runtime.pid != os.getpid():
+                    self._runtime = Runtime.open(
+                        self._settings, self._database, redact=self._redact, seed=self._seed
+                    )
+                runtime = self._runtime
+        return runtime
+
+    def _prepare(
+        self,
+        runtime: Runtime,
+        prompt: str | None,
+        arguments: CallArguments,
+        *,
+        stream: bool = False,
+    ) -> tuple[Request, Plan]:
+        """Check the arguments and decide who may answer; what is refused is logged as refused."""
+        try:
+            request = build_request(
+                prompt,
+                stream=stream,
+                default_timeout_s=self._settings.timeout_s,
+                **arguments,
+            )
+        except InvalidRequestError as error:
+            given = {**arguments, "stream": stream}
+            runtime.log.append(refused_record(error, given, runtime.content))
+            raise
+        try:
+            return request, runtime.pipeline.plan(request)
+        except NovellusError as error:
+            runtime.pipeline.refuse(request, error)
+            raise
+
+    def _prepare_embedding(
+        self,
+        runtime: Runtime,
+        text: str | Sequence[str],
+        model: str | None,
+        dimensions: int | None,
+        use_cache: bool,
+        timeout: float | None,
+        tags: dict[str, Any] | None,
+        session_id: str | None,
+    ) -> Any:
+        try:
+            if not isinstance(text, (str, list, tuple)):
+                raise InvalidRequestError(
+                    f"text must be a string or a list of strings, not a {type(text).__name__}"
+                )
+            return build_embedding_request(
+                [text] if isinstance(text, str) else text,
+                model_id=model,
+                dimensions=dimensions,
+                use_cache=use_cache,
+                timeout=timeout if timeout is not None else self._settings.timeout_s,
+                tags=tags,
+                session_id=session_id,
+            )
+        except InvalidRequestError as error:
+            given = {"kind": "embedding", "model_id": model, "session_id": session_id}
+            runtime.log.append(refused_record(error, given, runtime.content))
+            raise
+
+    def _batch_items(
+        self, prompts: Any, arguments: CallArguments, max_concurrency: int
+    ) -> list[dict[str, Any]]:
+        if (
+            isinstance(max_concurrency, bool)
+            or not isinstance(max_concurrency, int)
+            or max_concurrency < 1
+        ):
+            raise InvalidRequestError(
+                f"max_concurrency must be a whole number above 0, not {max_concurrency!r}"
+            )
+        return batch_items(prompts, dict(arguments))
+
+    def _ask_item(self, runtime: Runtime) -> Callable[[dict[str, Any]], Any]:
+        async def ask(item: dict[str, Any]) -> Completion:
+            arguments = dict(item)
+            prompt = arguments.pop("prompt", None)
+            try:
+                request, plan = self._prepare(runtime, prompt, arguments)  # type: ignore[arg-type]
+            except TypeError as error:
+                raise InvalidRequestError(f"a batch item has a wrong argument: {error}") from None
+            hit = runtime.pipeline.cached_locally(request, plan)
+            return hit or await runtime.pipeline.answer(request, plan)
+
+        return ask
+
+
+_open_labs: weakref.WeakSet[Lab] = weakref.WeakSet()
+
+
+def _close_open_labs() -> None:
+    for lab in list(_open_labs):
+        try:
+            lab.close()
+        except Exception:
+            logger.exception("a lab could not be closed cleanly")
+
+
+atexit.register(_close_open_labs)
