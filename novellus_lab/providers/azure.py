@@ -10,7 +10,7 @@ Reference: https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifec
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from novellus_lab.errors import ConfigurationError
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from novellus_lab.providers.base import ProviderConfig
 
-_V1 = frozenset({"v1", "preview", "latest"})
+_PREVIEWS = frozenset({"preview", "latest"})
+_V1 = _PREVIEWS | {"v1"}
 """Values of `api_version` that mean the `/openai/v1` endpoint."""
 _BY_DEPLOYMENT = frozenset({"/chat/completions", "/embeddings"})
 """Paths that the classic endpoint keeps under each deployment."""
@@ -63,19 +64,19 @@ class AzureOpenAIProvider(OpenAIProvider):
 
         if self._endpoint is None or self._secret is None:
             raise ConfigurationError(f"azure: {type(self).unavailable_because(self.config)}")
-        headers = dict(self.config.options.get("headers") or {})
+        # What the SDK reads of these in the environment is OpenAI's business, not Azure's.
+        headers: dict[str, Any] = {
+            "OpenAI-Organization": openai.Omit(),
+            "OpenAI-Project": openai.Omit(),
+            **(self.config.options.get("headers") or {}),
+        }
         if self._v1:
             return openai.AsyncOpenAI(
                 api_key=self._secret,
                 base_url=f"{self._endpoint}/openai/v1",
                 max_retries=0,
                 timeout=DEFAULT_TIMEOUT_S,
-                default_headers={
-                    "OpenAI-Organization": openai.Omit(),
-                    "OpenAI-Project": openai.Omit(),
-                    "api-key": self._secret,
-                    **headers,
-                },
+                default_headers={"api-key": self._secret, **headers},
                 default_query={"api-version": self._version} if self._version else None,
                 http_client=http_client,
             )
@@ -85,11 +86,7 @@ class AzureOpenAIProvider(OpenAIProvider):
             api_version=self._version,
             max_retries=0,
             timeout=DEFAULT_TIMEOUT_S,
-            default_headers={
-                "OpenAI-Organization": openai.Omit(),
-                "OpenAI-Project": openai.Omit(),
-                **headers,
-            },
+            default_headers=headers,
             http_client=http_client,
         )
 
@@ -127,11 +124,9 @@ def _where(config: ProviderConfig) -> tuple[str | None, str | None, bool]:
     asked = parse_qs(parts.query).get("api-version", [None])[0]
     if found and after.strip("/").split("/")[0] == "v1":
         # A version here can only be a preview's: dated ones belong to the classic endpoint.
-        version = asked or (
-            options.get("api_version") if options.get("api_version") != "v1" else None
-        )
+        version = asked or (version if version in _PREVIEWS else None)
         return endpoint, version, True
     version = asked or version
     if version is None or version in _V1:
-        return endpoint, version if version in ("preview", "latest") else None, True
+        return endpoint, version if version in _PREVIEWS else None, True
     return endpoint, str(version), False
