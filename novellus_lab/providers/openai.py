@@ -34,8 +34,8 @@ from novellus_lab.providers import openai_chat, openai_responses
 from novellus_lab.providers.base import Provider, ProviderConfig
 from novellus_lab.providers.openai_errors import (
     RefusedParameterError,
+    error_in_band,
     from_sdk,
-    raise_in_band,
     truncated,
     unreadable,
 )
@@ -396,7 +396,7 @@ class OpenAIProvider(Provider):
         except orjson.JSONDecodeError:
             data = None
         if isinstance(data, dict) and data.get("error"):
-            raise_in_band(
+            raise error_in_band(
                 data["error"],
                 provider=self.name,
                 model=model,

@@ -18,7 +18,7 @@ import orjson
 
 from novellus_lab.errors import ProviderUnavailableError
 from novellus_lab.providers.base import Call, reject_or_drop
-from novellus_lab.providers.openai_errors import raise_in_band, unreadable
+from novellus_lab.providers.openai_errors import error_in_band, unreadable
 from novellus_lab.types import EMPTY, Delta, FinishReason, Reply, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -126,6 +126,9 @@ def _max_tokens_name(model: str, controls: Mapping[str, Any]) -> str:
         reasoning = is_reasoning_model(model)
     return "max_completion_tokens" if reasoning else "max_tokens"
 
+
+MISSHAPEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What reading raises where JSON, or its shape, is not what the API promises."""
 
 _FINISH: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -313,20 +316,27 @@ def read_reply(
     """
     try:
         data = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        error = _error_in(data)
+        if error is None:
+            return _reply(data, body, model, dropped)
+    except MISSHAPEN:
         raise unreadable(body, headers, provider=provider, model=model) from None
-    if not isinstance(data, dict):
-        raise unreadable(body, headers, provider=provider, model=model)
+    raise error_in_band(error, provider=provider, model=model, headers=headers, secret=secret)
+
+
+def _error_in(data: Mapping[str, Any]) -> Any:
+    """Return the error that stands in place of an answer, or in place of its first choice."""
     if data.get("error"):
-        raise_in_band(data["error"], provider=provider, model=model, headers=headers, secret=secret)
+        return data["error"]
+    choices = data.get("choices")
+    return (choices[0].get("error") or None) if choices else None
+
+
+def _reply(data: Mapping[str, Any], body: bytes, model: str, dropped: tuple[str, ...]) -> Reply:
     choices, usage = data.get("choices"), _usage_of(data)
     if not choices and not usage:
-        raise unreadable(body, headers, provider=provider, model=model)
+        raise ValueError("neither an answer nor a bill")
     choice = choices[0] if choices else {}
-    if choice.get("error"):
-        raise_in_band(
-            choice["error"], provider=provider, model=model, headers=headers, secret=secret
-        )
     message = choice.get("message") or {}  # Azure leaves it out where its filter withheld it all
     content, thought = _texts(message.get("content"))
     refusal = message.get("refusal")
@@ -399,13 +409,25 @@ class StreamReader:
             self.done = True
             return
         try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            delta, error = self._read(name, data)
+        except MISSHAPEN:
             raise unreadable(
                 data, self._headers, provider=self._provider, model=self._asked
             ) from None
-        if not isinstance(chunk, dict):
-            raise unreadable(data, self._headers, provider=self._provider, model=self._asked)
+        if delta is not None:
+            yield delta
+        if error:
+            raise error_in_band(
+                error,
+                provider=self._provider,
+                model=self._asked,
+                headers=self._headers,
+                secret=self._secret,
+            )
+
+    def _read(self, name: str | None, data: bytes) -> tuple[Delta | None, Any]:
+        """Take in a chunk; return what it adds, and the error that it holds."""
+        chunk: dict[str, Any] = orjson.loads(data)
         first = self._model is None and self._id is None
         self._model = self._model or chunk.get("model") or None
         self._id = self._id or chunk.get("id") or None
@@ -417,41 +439,35 @@ class StreamReader:
         text = thought = ""
         error: Any = chunk.get("error") or (chunk if name == "error" else None)
         for choice in chunk.get("choices") or ():
-            if choice.get("index") or not isinstance(choice, dict):
+            if choice.get("index"):  # a further answer, which nobody asked for
                 continue
             error = error or choice.get("error")
             self._finish = choice.get("finish_reason") or self._finish
-            delta = choice.get("delta") or choice.get("message") or {}
-            text, thought = _texts(delta.get("content"))
-            thought = _reasoning(delta) or thought
-            if refused := delta.get("refusal"):
+            said = choice.get("delta") or choice.get("message") or {}
+            text, thought = _texts(said.get("content"))
+            thought = _reasoning(said) or thought
+            if refused := said.get("refusal"):
                 self._refusal.append(refused)
                 text = text or refused
-            if delta.get("tool_calls"):
-                self._add_tool_calls(delta["tool_calls"])
-            elif isinstance(delta.get("function_call"), dict):
-                self._add_tool_calls([{"index": 0, "function": delta["function_call"]}])
+            if said.get("tool_calls"):
+                self._add_tool_calls(said["tool_calls"])
+            elif isinstance(said.get("function_call"), dict):
+                self._add_tool_calls([{"index": 0, "function": said["function_call"]}])
         if text:
             self._content.append(text)
         if thought:
             self._reasoning.append(thought)
-        if text or thought or usage or (first and (self._model or self._id)):
-            yield Delta(
-                content=text,
-                reasoning=thought,
-                usage=self._counted if usage else None,
-                raw_usage=usage or None,
-                model=self._model if first else None,
-                response_id=self._id if first else None,
-            )
-        if error:
-            raise_in_band(
-                error,
-                provider=self._provider,
-                model=self._asked,
-                headers=self._headers,
-                secret=self._secret,
-            )
+        if not (text or thought or usage or (first and (self._model or self._id))):
+            return None, error
+        delta = Delta(
+            content=text,
+            reasoning=thought,
+            usage=self._counted if usage else None,
+            raw_usage=usage or None,
+            model=self._model if first else None,
+            response_id=self._id if first else None,
+        )
+        return delta, error
 
     def _add_tool_calls(self, pieces: list[dict[str, Any]]) -> None:
         for piece in pieces:

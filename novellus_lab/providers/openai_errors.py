@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -135,36 +135,18 @@ def read_error(body: bytes) -> Problem | None:
     return Problem(error if error else data)
 
 
-def raise_for_status(
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    *,
-    provider: str,
-    model: str,
-    secret: str | None = None,
-) -> NoReturn:
-    """Raise what a response with an error status means."""
-    problem = read_error(body)
-    if problem is None:
-        problem = Problem({"message": _plain(body, headers)})
-    raise classify(
-        problem, status=status, headers=headers, provider=provider, model=model, secret=secret
-    )
-
-
-def raise_in_band(
+def error_in_band(
     error: Any,
     *,
     provider: str,
     model: str,
     headers: Mapping[str, str] = _NO_HEADERS,
     secret: str | None = None,
-) -> NoReturn:
-    """Raise what an error object inside a 200 answer, or a 200 stream, means."""
+) -> NovellusError:
+    """Return what an error object inside a 200 answer, or a 200 stream, means."""
     problem = Problem(error)
     status = int(problem.code) if re.fullmatch(r"[45]\d\d", problem.code) else 0
-    raise classify(
+    return classify(
         problem, status=status, headers=headers, provider=provider, model=model, secret=secret
     )
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from novellus_lab.errors import InvalidRequestError, ProviderUnavailableError
+from novellus_lab.errors import InvalidRequestError
 from novellus_lab.providers.base import Call, reject_or_drop
 from novellus_lab.providers.openai_chat import (
     CONTROLS,
+    MISSHAPEN,
     arguments_text,
     billed_cost,
     finish_reason,
     refuses_sampling,
     web_searches,
 )
-from novellus_lab.providers.openai_errors import raise_in_band, unreadable
+from novellus_lab.providers.openai_errors import error_in_band, unreadable
 from novellus_lab.types import EMPTY, Delta, Reply, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -226,34 +227,27 @@ def read_reply(
     """
     try:
         data = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        if not {"output", "error", "status"} & data.keys():
+            raise unreadable(body, headers, provider=provider, model=model)
+        error = _error_in(data)
+        if error is None:
+            return _reply(data, body, model, dropped)
+    except MISSHAPEN:
         raise unreadable(body, headers, provider=provider, model=model) from None
-    if not isinstance(data, dict) or not ({"output", "error", "status"} & data.keys()):
-        raise unreadable(body, headers, provider=provider, model=model)
-    return _reply(
-        data, body, headers, provider=provider, model=model, dropped=dropped, secret=secret
-    )
+    raise error_in_band(error, provider=provider, model=model, headers=headers, secret=secret)
 
 
-def _reply(
-    data: Mapping[str, Any],
-    body: bytes,
-    headers: Mapping[str, str],
-    *,
-    provider: str,
-    model: str,
-    dropped: tuple[str, ...],
-    secret: str | None,
-) -> Reply:
+def _error_in(data: Mapping[str, Any]) -> Any:
+    """Return why there is no answer, or None where there is one."""
     if data.get("error"):
-        raise_in_band(data["error"], provider=provider, model=model, headers=headers, secret=secret)
+        return data["error"]
     status = data.get("status", "completed")
-    if status not in ("completed", "incomplete"):
-        raise ProviderUnavailableError(
-            f"{provider} model {model!r} left the response {status!r}",
-            provider=provider,
-            status_code=200,
-        )
+    if status in ("completed", "incomplete"):
+        return None
+    return {"message": f"the response was left {status!r}", "code": "server_error"}
+
+
+def _reply(data: Mapping[str, Any], body: bytes, model: str, dropped: tuple[str, ...]) -> Reply:
     text: list[str] = []
     refusal: list[str] = []
     reasoning: list[str] = []
@@ -278,7 +272,7 @@ def _reply(
             shown = (item.get("summary") or []) + (item.get("content") or [])
             reasoning.extend(part["text"] for part in shown if part.get("text"))
     said: object = "stop"
-    if status == "incomplete":
+    if data.get("status") == "incomplete":
         said = (data.get("incomplete_details") or {}).get("reason")
     usage = data.get("usage") or {}
     return Reply(
@@ -332,45 +326,46 @@ class StreamReader:
             self.done = True
             return
         try:
-            event = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            event = None
-        if not isinstance(event, dict):
-            raise unreadable(data, self._headers, provider=self._provider, model=self._asked)
-        kind = event.get("type") or name or ""
-        if kind == "response.created":
-            response = event.get("response") or {}
-            yield Delta(model=response.get("model"), response_id=response.get("id"))
-        elif kind in ("response.output_text.delta", "response.refusal.delta"):
-            self._content.append(event["delta"])
-            yield Delta(content=event["delta"])
-        elif kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
-            self._reasoning.append(event["delta"])
-            yield Delta(reasoning=event["delta"])
-        elif kind in ("response.completed", "response.incomplete", "response.failed"):
-            response = event.get("response") or {}
-            usage = response.get("usage") or {}
-            if usage:
-                counted = read_usage(usage, _searches(response))
-                yield Delta(usage=counted, raw_usage=usage)
-            self._reply = _reply(
-                response,
-                data,
-                self._headers,
-                provider=self._provider,
-                model=self._asked,
-                dropped=self._dropped,
-                secret=self._secret,
-            )
-            self.done = True
-        elif kind == "error" or event.get("error"):
-            raise_in_band(
-                event.get("error") or {k: v for k, v in event.items() if k != "type"},
+            delta, error = self._read(name, data)
+        except MISSHAPEN:
+            raise unreadable(
+                data, self._headers, provider=self._provider, model=self._asked
+            ) from None
+        if delta is not None:
+            yield delta
+        if error:
+            raise error_in_band(
+                error,
                 provider=self._provider,
                 model=self._asked,
                 headers=self._headers,
                 secret=self._secret,
             )
+
+    def _read(self, name: str | None, data: bytes) -> tuple[Delta | None, Any]:
+        """Take in an event; return what it adds, and the error that it holds."""
+        event: dict[str, Any] = orjson.loads(data)
+        kind = event.get("type") or name
+        if kind == "response.created":
+            response = event["response"]
+            return Delta(model=response.get("model"), response_id=response.get("id")), None
+        if kind in ("response.output_text.delta", "response.refusal.delta"):
+            self._content.append(event["delta"])
+            return Delta(content=event["delta"]), None
+        if kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
+            self._reasoning.append(event["delta"])
+            return Delta(reasoning=event["delta"]), None
+        if kind in ("response.completed", "response.incomplete", "response.failed"):
+            response, self.done = event["response"], True
+            error = _error_in(response)
+            if error is None:
+                self._reply = _reply(response, data, self._asked, self._dropped)
+            usage = response.get("usage")
+            counted = read_usage(usage, _searches(response)) if usage else None
+            return Delta(usage=counted, raw_usage=usage) if usage else None, error
+        if kind == "error" or event.get("error"):
+            return None, event.get("error") or {k: v for k, v in event.items() if k != "type"}
+        return None, None
 
     def reply(self) -> Reply:
         """Return the answer, whole."""

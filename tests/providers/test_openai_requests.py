@@ -32,8 +32,10 @@ async def served(script, *, key=None, **options):
         provider = OpenAIProvider(
             ProviderConfig("openai", base_url=server.url + "/v1", api_key=key, options=options)
         )
-        yield provider, server
-        await provider.aclose()
+        try:
+            yield provider, server
+        finally:
+            await provider.aclose()
 
 
 async def sent(call, **options):
