@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from uuid import SafeUUID, UUID
+from uuid import UUID, SafeUUID
 
 _INT_FROM_BYTES = int.from_bytes
 _UNKNOWN = SafeUUID.unknown

@@ -130,9 +130,7 @@ class Lab:
         )
         try:
             mirror_configuration(self._settings, self._database.conninfo)
-            self._runtime = Runtime.open(
-                self._settings, self._database, redact=redact, seed=seed
-            )
+            self._runtime = Runtime.open(self._settings, self._database, redact=redact, seed=seed)
         except BaseException:
             self._database.close()
             raise
@@ -431,7 +429,10 @@ class Lab:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -439,7 +440,10 @@ class Lab:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         import asyncio
 

@@ -102,7 +102,7 @@ class AskForAnswer:
             response_format=asked.get("response_format"),
             params={**settings.params, **asked.get("params", EMPTY)},
             timeout_s=left_s,
-            on_unsupported=settings.on_unsupported,
+            on_unsupported=model.on_unsupported,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import orjson
 
@@ -14,10 +14,9 @@ from novellus_lab.providers.registry import load_provider_class
 from novellus_lab.types import EMPTY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from novellus_lab.pricing import ConfiguredPrice
-    from novellus_lab.settings import ModelSettings, Settings
+    from novellus_lab.settings import ConfiguredPrice, ModelSettings, Settings
 
 REPLAY = "replay"
 
@@ -35,6 +34,7 @@ class Model:
     """Who answers, with which defaults: part of the cache key."""
     unavailable: str | None
     """Why it can't be called, or None."""
+    on_unsupported: Literal["error", "drop"] = "error"
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Catalog:
         self.chat_pool = self._pool()
         self._scopes: dict[tuple[str, ...], bytes] = {}
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
     @property
@@ -181,7 +181,13 @@ def _model(settings: ModelSettings, all_settings: Settings) -> Model:
         prices=settings.configured_prices,
         digest=_digest(settings, config),
         unavailable=unavailable,
+        on_unsupported=settings.on_unsupported or _provider_policy(settings, all_settings),
     )
+
+
+def _provider_policy(settings: ModelSettings, all_settings: Settings) -> Literal["error", "drop"]:
+    provider = all_settings.providers.get(settings.provider)
+    return (provider and provider.on_unsupported) or "error"
 
 
 def provider_config(settings: ModelSettings, all_settings: Settings) -> ProviderConfig:

@@ -130,9 +130,7 @@ class Embedder:
         except BaseException as error:
             self._log.append(failed_record(request, None, trace, error, self._content, "embedding"))
             raise
-        self._log.append(
-            answered_embedding(request, model, trace, usage, saved, self._content)
-        )
+        self._log.append(answered_embedding(request, model, trace, usage, saved, self._content))
         return vectors
 
     async def _vectors(
@@ -147,9 +145,7 @@ class Embedder:
         saved: Decimal | None = Decimal(0)
         if use_cache:
             trace.cache = CacheOutcome.MISS
-            for key, (entry, outcome) in (
-                await self._cache.get_many(keys, _READ_WRITE)
-            ).items():
+            for key, (entry, outcome) in (await self._cache.get_many(keys, _READ_WRITE)).items():
                 known[key] = entry.vector or ()
                 saved = _plus(saved, entry.cost_usd)
                 trace.cache = outcome

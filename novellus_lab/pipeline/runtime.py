@@ -87,9 +87,7 @@ class Runtime:
             latencies=latencies,
             random=random,
         )
-        embedder = Embedder(
-            catalog, cache, attempts, log, content, caching=settings.cache.enabled
-        )
+        embedder = Embedder(catalog, cache, attempts, log, content, caching=settings.cache.enabled)
         log.start()
         return cls(os.getpid(), catalog, LoopThread(), pipeline, embedder, cache, log, content)
 

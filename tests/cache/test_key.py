@@ -26,12 +26,16 @@ ARGUMENTS = st.fixed_dictionaries(
         "seed": st.integers(0, 2**40),
         "stop": st.lists(TEXT, min_size=1, max_size=3),
         "response_format": st.just("json"),
-        "params": st.dictionaries(st.sampled_from(["a", "b"]), st.integers(-(2**63), 2**63), min_size=1),
+        "params": st.dictionaries(
+            st.sampled_from(["a", "b"]), st.integers(-(2**63), 2**63), min_size=1
+        ),
         "tools": st.just([{"type": "function", "function": {"name": "look"}}]),
     },
 )
 MESSAGES = st.lists(
-    st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "assistant"]), "content": TEXT}),
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "system", "assistant"]), "content": TEXT}
+    ),
     min_size=1,
     max_size=4,
 )

@@ -63,7 +63,12 @@ class City(BaseModel):
         ({"prompt": "x", "tools": [print]}, r"tools\[0\] must be a dict"),
         ({"prompt": "x", "tools": {}}, "list"),
         (
-            {"prompt": "x", "tools": [{"type": "function", "function": {"name": "f", "parameters": {"d": {1, 2}}}}]},
+            {
+                "prompt": "x",
+                "tools": [
+                    {"type": "function", "function": {"name": "f", "parameters": {"d": {1, 2}}}}
+                ],
+            },
             r"parameters\.parameters|tools|holds a set",
         ),
         ({"prompt": "x", "tools": [], "functions": []}, "not both"),
@@ -100,7 +105,9 @@ def test_nul_passes_and_comes_back():
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -108,9 +115,7 @@ ANYTHING = st.recursive(
 @given(
     st.dictionaries(
         st.sampled_from(
-            "prompt messages model_id max_tokens temperature top_p stop seed tools functions "
-            "tool_choice response_format params use_cache cache timeout tags session_id experiment "
-            "arm".split()
+            ["prompt", "messages", "model_id", "max_tokens", "temperature", "top_p", "stop", "seed", "tools", "functions", "tool_choice", "response_format", "params", "use_cache", "cache", "timeout", "tags", "session_id", "experiment", "arm"]
         ),
         ANYTHING,
         max_size=4,

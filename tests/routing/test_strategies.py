@@ -93,7 +93,9 @@ def test_least_latency_tries_the_unseen_then_takes_the_fastest():
     options = [option("slow"), option("fast")]
     strategy = make_strategies()["least_latency"]
     assert strategy.rank(options, context(latencies=latencies)).picked.model_id == "fast"
-    assert strategy.rank(options, context(latencies=latencies, stream=True)).picked.model_id == "slow"
+    assert (
+        strategy.rank(options, context(latencies=latencies, stream=True)).picked.model_id == "slow"
+    )
     with_new = strategy.rank([*options, option("new")], context(latencies=latencies))
     assert with_new.picked.model_id == "new"
 
