@@ -76,7 +76,7 @@ class AzureOpenAIProvider(OpenAIProvider):
                 base_url=f"{self._endpoint}/openai/v1",
                 max_retries=0,
                 timeout=DEFAULT_TIMEOUT_S,
-                default_headers={"api-key": self._secret, **headers},
+                default_headers=headers,
                 default_query={"api-version": self._version} if self._version else None,
                 http_client=http_client,
             )

@@ -203,10 +203,23 @@ class OpenAIProvider(Provider):
             left = None if deadline is None else deadline - loop.time()
             response, _ = await self._post("/embeddings", body, model, left)
             data = self._embedding_json(response, model)
-            vectors += self._vectors(data, len(batch), model)
-            usage = data.get("usage") or {}
-            tokens += int(usage.get("prompt_tokens") or usage.get("total_tokens") or 0)
-            raw = _added(raw, usage)
+            try:
+                found = _vectors(data)
+                usage = data.get("usage") or {}
+                tokens += int(usage.get("prompt_tokens") or usage.get("total_tokens") or 0)
+                raw = _added(raw, usage)
+            except openai_chat.MISSHAPEN:
+                raise unreadable(
+                    response.content, response.headers, provider=self.name, model=model
+                ) from None
+            if len(found) != len(batch):
+                raise ProviderUnavailableError(
+                    f"{self.name} model {model!r} answered {len(batch)} texts with "
+                    f"{len(found)} vectors",
+                    provider=self.name,
+                    status_code=200,
+                )
+            vectors += found
             name, response_id = data.get("model") or name, data.get("id") or response_id
         return EmbeddingReply(
             vectors=tuple(vectors),
@@ -407,16 +420,6 @@ class OpenAIProvider(Provider):
             raise unreadable(response.content, response.headers, provider=self.name, model=model)
         return data
 
-    def _vectors(self, data: Mapping[str, Any], wanted: int, model: str) -> list[tuple[float, ...]]:
-        rows = sorted(data["data"], key=lambda row: row.get("index", 0))
-        if len(rows) != wanted:
-            raise ProviderUnavailableError(
-                f"{self.name} model {model!r} answered {wanted} texts with {len(rows)} vectors",
-                provider=self.name,
-                status_code=200,
-            )
-        return [_vector(row["embedding"]) for row in rows]
-
 
 def _is_openai(base_url: str) -> bool:
     host = urlsplit(base_url).hostname or ""
@@ -445,6 +448,11 @@ def _batches(texts: Sequence[str], most: int) -> list[list[str]]:
         batches[-1].append(text)
         size += length
     return batches
+
+
+def _vectors(data: Mapping[str, Any]) -> list[tuple[float, ...]]:
+    rows = sorted(data["data"], key=lambda row: row.get("index", 0))
+    return [_vector(row["embedding"]) for row in rows]
 
 
 def _vector(embedding: str | Sequence[float]) -> tuple[float, ...]:

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from novellus_lab.errors import ProviderUnavailableError
 from novellus_lab.providers.base import Call, reject_or_drop
-from novellus_lab.providers.openai_errors import error_in_band, unreadable
+from novellus_lab.providers.openai_errors import error_in_band, gave_up, unreadable
 from novellus_lab.types import EMPTY, Delta, FinishReason, Reply, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -110,7 +109,9 @@ def request_body(
         body["tool_choice"] = call.tool_choice
     if call.response_format is not None:
         body["response_format"] = call.response_format
-    if stream:
+    if not stream:
+        body.pop("stream_options", None)
+    else:
         body["stream"] = True
         if controls.get("stream_usage", True):
             body["stream_options"] = {"include_usage": True, **(body.get("stream_options") or {})}
@@ -318,10 +319,14 @@ def read_reply(
         data = orjson.loads(body)
         error = _error_in(data)
         if error is None:
-            return _reply(data, body, model, dropped)
+            reply = _reply(data, body, model, dropped)
     except MISSHAPEN:
         raise unreadable(body, headers, provider=provider, model=model) from None
-    raise error_in_band(error, provider=provider, model=model, headers=headers, secret=secret)
+    if error is not None:
+        raise error_in_band(error, provider=provider, model=model, headers=headers, secret=secret)
+    if reply.finish_reason == "error" and not reply.content:
+        raise gave_up(provider=provider, model=model)
+    return reply
 
 
 def _error_in(data: Mapping[str, Any]) -> Any:
@@ -487,23 +492,18 @@ class StreamReader:
 
     def reply(self) -> Reply:
         """Return the answer, whole."""
-        if self._finish == "error":
-            raise ProviderUnavailableError(
-                f"{self._provider} model {self._asked!r} gave up in the middle of its answer",
-                provider=self._provider,
-                status_code=200,
-            )
         tools = tuple(
             ToolCall(slot["id"] or f"call_{n}", slot["name"], slot["arguments"])
             for n, slot in enumerate(self._tools)
         )
+        finish = finish_reason(self._finish, tool_calls=bool(tools), refused=bool(self._refusal))
+        if finish == "error" and not self._content:
+            raise gave_up(provider=self._provider, model=self._asked)
         return Reply(
             content="".join(self._content),
             usage=self._counted,
             model=self._model or self._asked,
-            finish_reason=finish_reason(
-                self._finish, tool_calls=bool(tools), refused=bool(self._refusal)
-            ),
+            finish_reason=finish,
             tool_calls=tools,
             reasoning="".join(self._reasoning) or None,
             raw_usage=self._usage,

@@ -189,7 +189,11 @@ def classify(
             f"`on_unsupported: drop` for this one in the configuration",
             param=problem.param,
         )
-    if codes & _FILTER_CODES or problem.moderated:
+    if (
+        codes & _FILTER_CODES
+        or problem.moderated
+        or ("invalid_prompt" in codes and "policy" in message)
+    ):
         return error(ContentFilteredError)
     if codes & _CONTEXT_CODES:
         return error(ContextWindowExceededError)
@@ -284,6 +288,15 @@ def truncated(*, provider: str, model: str) -> ProviderUnavailableError:
     """Return the error for a stream that stopped without having ended."""
     return ProviderUnavailableError(
         f"{provider} model {model!r}: the stream stopped before the answer was complete",
+        provider=provider,
+        status_code=200,
+    )
+
+
+def gave_up(*, provider: str, model: str) -> ProviderUnavailableError:
+    """Return the error for an answer without content whose finish reason is an error."""
+    return ProviderUnavailableError(
+        f"{provider} model {model!r} gave up before it had answered",
         provider=provider,
         status_code=200,
     )

@@ -6,11 +6,11 @@ import re
 
 _KEY_LIKE = re.compile(
     r"""
-    \b(?:sk|pk|rk|gsk|xai|hf|nvapi|pplx|csk|fw|key|api)[-_][\w*.…-]{4,}   # vendors' prefixes
+    \b(?:sk|gsk|csk|xai|hf|nvapi|pplx)[-_][\w*.…-]{6,}        # vendors' prefixes
     | \bAIza[\w*-]{8,}                                         # Google
     | \beyJ[\w-]{8,}(?:\.[\w-]+){0,2}                          # JSON web tokens
     | (?<=[Bb]earer\s)[\w.*+/=~-]{6,}                          # an Authorization header
-    | \b\w*\*{3,}\w*                                           # already masked, in part
+    | (?<![\w*])\w*\*{3,}[\w*]*                                      # already masked, in part
     | (?<=[Kk]ey\sprovided:\s)\S+
     """,
     re.VERBOSE,

@@ -66,7 +66,7 @@ def test_pieces_joined_are_the_body(body, size):
 
 
 def test_awkward_cuts_fall_inside_characters_and_between_line_ends():
-    body = "data: {\"a\": \"é€😀\"}\n\ndata: 2\n\n".encode()
+    body = 'data: {"a": "é€😀"}\n\ndata: 2\n\n'.encode()
     pieces = cut(body, "awkward")
     assert any(piece[0] & 0xC0 == 0x80 for piece in pieces)
     assert any(a.endswith(b"\n") and b.startswith(b"\n") for a, b in zip(pieces, pieces[1:]))

@@ -107,6 +107,16 @@ async def test_finish_reasons(said, meant):
     assert reply.finish_reason == meant
 
 
+async def test_an_answer_that_ends_in_an_error_counts_for_what_it_has():
+    with pytest.raises(ProviderUnavailableError, match="gave up"):
+        await whole(openai_chat_reply("", finish_reason="error"))
+    for said in ("error", "insufficient_system_resource"):
+        reply = await whole(openai_chat_reply("half an", finish_reason=said))
+        assert (reply.content, reply.finish_reason) == ("half an", "error")
+        deltas = await streamed(openai_chat_stream(["half an"], finish_reason=said))
+        assert (deltas[-1].reply.content, deltas[-1].reply.finish_reason) == ("half an", "error")
+
+
 async def test_a_refusal_is_content_that_was_not_asked_for():
     reply = await whole(openai_chat_reply(None, message={"refusal": "I can't help with that."}))
     assert reply.content == "I can't help with that."
@@ -360,7 +370,7 @@ async def test_a_stream_is_complete_with_a_finish_reason_or_done(script):
         openai_chat_stream(finish_reason=None, done=False, end="abort"),
         Scripted(pieces=[]),
         Scripted(pieces=sse({"choices": [{"delta": {"content": "a"}}]}, "{not json", done=True)),
-        Scripted(pieces=["data: {\"choices\": [{\"del"]),
+        Scripted(pieces=['data: {"choices": [{"del']),
         Scripted(pieces=sse({"choices": [{"delta": {}, "finish_reason": "error"}]}, done=True)),
         Scripted(body="<html><title>Bad gateway</title></html>", content_type="text/html"),
         Scripted(pieces=sse("[1, 2]")),
@@ -417,7 +427,10 @@ async def test_closing_the_iterator_closes_the_connection():
 
 
 async def test_cancelling_closes_the_connection():
-    for end in (openai_chat_stream(finish_reason=None, end="hang", done=False), Scripted(end="hang")):
+    for end in (
+        openai_chat_stream(finish_reason=None, end="hang", done=False),
+        Scripted(end="hang"),
+    ):
         async with served(end) as (provider, server):
 
             async def read(provider=provider):

@@ -143,9 +143,7 @@ async def test_or_dropped_and_recorded_where_that_is_configured():
 async def test_later_models_take_sampling_as_long_as_they_do_not_reason():
     body, _ = await sent(Call("gpt-5.1", ASK, temperature=0.2))
     assert body["temperature"] == 0.2
-    body, _ = await sent(
-        Call("gpt-5.1", ASK, temperature=0.2, params={"reasoning_effort": "none"})
-    )
+    body, _ = await sent(Call("gpt-5.1", ASK, temperature=0.2, params={"reasoning_effort": "none"}))
     assert body["reasoning_effort"] == "none"
     with pytest.raises(UnsupportedParameterError):
         await sent(Call("gpt-5.1", ASK, temperature=0.2, params={"reasoning_effort": "low"}))
@@ -316,5 +314,7 @@ def test_importing_the_provider_imports_no_sdk():
 
 async def test_an_unserved_path_says_where_to_look():
     async with served(Scripted(404, body="<html><title>404 Not Found</title>")) as (provider, _):
-        with pytest.raises(BadRequestError, match="404 Not Found.*check the model's name and base_url"):
+        with pytest.raises(
+            BadRequestError, match="404 Not Found.*check the model's name and base_url"
+        ):
             await provider.complete(Call("m", ASK))
