@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import aiohttp
 import pytest
@@ -69,7 +70,7 @@ def test_awkward_cuts_fall_inside_characters_and_between_line_ends():
     body = 'data: {"a": "é€😀"}\n\ndata: 2\n\n'.encode()
     pieces = cut(body, "awkward")
     assert any(piece[0] & 0xC0 == 0x80 for piece in pieces)
-    assert any(a.endswith(b"\n") and b.startswith(b"\n") for a, b in zip(pieces, pieces[1:]))
+    assert any(a.endswith(b"\n") and b.startswith(b"\n") for a, b in itertools.pairwise(pieces))
 
 
 async def test_scripts_run_in_order_and_see_what_was_sent():
@@ -93,9 +94,11 @@ async def test_a_handler_may_compute_or_await_its_answer():
         return Scripted(body={"you_sent": request.json, "to": request.path})
 
     with ScriptedServer(answer) as server:
-        async with aiohttp.ClientSession() as session:
-            async with session.post(f"{server.url}/v1/x", json=[1]) as response:
-                assert await response.json() == {"you_sent": [1], "to": "/v1/x"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{server.url}/v1/x", json=[1]) as response,
+        ):
+            assert await response.json() == {"you_sent": [1], "to": "/v1/x"}
 
 
 async def test_connections_break_where_the_script_says():

@@ -28,6 +28,13 @@ from tests.loopback import (
     sse,
 )
 
+
+async def collect(stream, into):
+    """Read a stream; what came before it failed stays in `into`."""
+    async for delta in stream:
+        into.append(delta)
+
+
 CALL = Call("m", [{"role": "user", "content": "hi"}], timeout_s=20.0)
 
 
@@ -387,8 +394,7 @@ async def test_what_came_before_an_error_was_seen():
     deltas = []
     async with served(openai_chat_stream(finish_reason=None, done=False)) as (provider, _):
         with pytest.raises(ProviderUnavailableError, match="before the answer was complete"):
-            async for delta in provider.stream(CALL):
-                deltas.append(delta)
+            await collect(provider.stream(CALL), deltas)
     assert "".join(d.content for d in deltas) == "Hello there."
 
 
@@ -462,8 +468,7 @@ async def test_the_deadline_holds_for_the_whole_stream():
     async with served(slow) as (provider, server):
         got = []
         with pytest.raises(ProviderTimeoutError):
-            async for delta in provider.stream(Call("m", CALL.messages, timeout_s=0.4)):
-                got.append(delta)
+            await collect(provider.stream(Call("m", CALL.messages, timeout_s=0.4)), got)
         assert got
         assert await server.wait_client_left()
 

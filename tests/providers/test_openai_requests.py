@@ -127,7 +127,7 @@ async def test_max_tokens_has_the_name_that_the_model_takes(model, options, name
 async def test_sampling_of_a_reasoning_model_is_refused_before_anything_is_sent(model):
     async with served(openai_chat_reply()) as (provider, server):
         for asked in ({"temperature": 0.2}, {"top_p": 0.5}, {"params": {"temperature": 1}}):
-            with pytest.raises(UnsupportedParameterError, match="temperature|top_p"):
+            with pytest.raises(UnsupportedParameterError, match=r"temperature|top_p"):
                 await provider.complete(Call(model, ASK, **asked))
         assert server.requests == []
 
@@ -315,6 +315,6 @@ def test_importing_the_provider_imports_no_sdk():
 async def test_an_unserved_path_says_where_to_look():
     async with served(Scripted(404, body="<html><title>404 Not Found</title>")) as (provider, _):
         with pytest.raises(
-            BadRequestError, match="404 Not Found.*check the model's name and base_url"
+            BadRequestError, match=r"404 Not Found.*check the model's name and base_url"
         ):
             await provider.complete(Call("m", ASK))

@@ -52,8 +52,11 @@ class Replayed:
     async def whole(self, number):
         return await self.provider.complete(self.call(number))
 
-    async def streamed(self, number):
-        return [delta async for delta in self.provider.stream(self.call(number))]
+    async def streamed(self, number, into=None):
+        deltas = [] if into is None else into
+        async for delta in self.provider.stream(self.call(number)):
+            deltas.append(delta)  # one by one: those before a failure count
+        return deltas
 
 
 WHOLE = [
@@ -220,8 +223,7 @@ async def test_an_error_in_a_200_stream_is_an_error_and_its_usage_is_not_lost(sp
     deltas = []
     async with Replayed("openrouter_stream_error", split=split) as replayed:
         with pytest.raises(BadRequestError, match="Token limit reached") as caught:
-            async for delta in replayed.provider.stream(replayed.call(0)):
-                deltas.append(delta)
+            await replayed.streamed(0, into=deltas)
     assert caught.value.status_code == 400
     assert deltas[-1].reply is None
     assert deltas[-1].usage == Usage(43, 10, reasoning_tokens=11)

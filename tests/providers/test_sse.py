@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +33,7 @@ def test_any_events_in_any_pieces(events, end, bom, data):
     body = text.encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=12)))
     edges = [0, *cuts, len(body)]
-    pieces = [body[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [body[a:b] for a, b in itertools.pairwise(edges)]
     assert decode(pieces) == [Event(name, "\n".join(lines).encode()) for name, lines in events]
 
 
