@@ -76,12 +76,15 @@ _BAD_CODES = frozenset(
 )
 
 
-class RefusedParameterError(UnsupportedParameterError):
-    """The server itself refused a parameter; `param` is its name, where it said so."""
+class RefusedParameterError(BadRequestError, UnsupportedParameterError):
+    """The server itself refused a parameter; `param` is its name, where it said so.
 
-    def __init__(self, message: str, *, param: str | None) -> None:
-        super().__init__(message)
-        self.param = param
+    Both a `ProviderError` (a call was made, if an unpaid one) and what we raise ourselves where we
+    know beforehand.
+    """
+
+    code = "unsupported_parameter"
+    param: str | None = None
 
 
 class Problem:
@@ -184,11 +187,15 @@ def classify(
         )
 
     if codes & _UNSUPPORTED_CODES and status in (0, 400, 422):
-        return RefusedParameterError(
+        refused = RefusedParameterError(
             f"{text}. Leave {problem.param or 'it'} out, choose another model, or set "
             f"`on_unsupported: drop` for this one in the configuration",
-            param=problem.param,
+            provider=provider,
+            status_code=status or 200,
+            provider_request_id=request_id,
         )
+        refused.param = problem.param
+        return refused
     if (
         codes & _FILTER_CODES
         or problem.moderated

@@ -174,9 +174,11 @@ async def test_a_server_that_refuses_a_parameter_is_asked_once_without_it():
 
 async def test_without_that_permission_its_refusal_is_the_error():
     async with served(refused("temperature")) as (provider, server):
-        with pytest.raises(UnsupportedParameterError, match="Leave temperature out"):
+        with pytest.raises(UnsupportedParameterError, match="Leave temperature out") as caught:
             await provider.complete(Call("my-deployment", ASK, temperature=0.3))
         assert len(server.requests) == 1
+    assert isinstance(caught.value, BadRequestError)
+    assert caught.value.status_code == 400
 
 
 async def test_a_server_that_never_has_enough_ends():
