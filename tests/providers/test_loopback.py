@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 
 import aiohttp
 import pytest
@@ -127,3 +129,22 @@ async def test_a_server_that_never_answers_never_answers():
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(session.post(server.url), 0.1)
             assert await server.wait_client_left()
+
+
+async def test_as_a_program_it_serves_until_its_input_is_closed():
+    root = WIRE.parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.loopback"],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        url = program.stdout.readline().strip()
+        async with aiohttp.ClientSession() as session:
+            async with session.post(url, json={}) as response:
+                assert (await response.json())["choices"][0]["finish_reason"] == "stop"
+            async with session.post(url, data=b'{"stream":true}') as response:
+                assert (await response.read()).endswith(b"data: [DONE]\n\n")
+        program.stdin.close()
+        assert program.wait(timeout=20) == 0
