@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from types import MappingProxyType
 
@@ -268,6 +269,21 @@ async def test_connections_are_used_again_after_answers_and_after_streams():
             pass
         await provider.complete(Call("m", ASK))
         assert server.connections == 1
+
+
+async def test_no_more_connections_than_were_allowed():
+    with ScriptedServer(openai_chat_reply(delay_s=0.02)) as server:
+        provider = OpenAIProvider(ProviderConfig("openai", base_url=server.url, max_connections=2))
+        await asyncio.gather(*(provider.complete(Call("m", ASK)) for _ in range(8)))
+        await provider.aclose()
+        assert server.connections == 2
+
+
+async def test_the_transport_is_aiohttp_where_it_is_installed():
+    async with served(openai_chat_reply()) as (provider, server):
+        await provider.complete(Call("m", ASK))
+        session = provider._client()._client._transport.client
+    assert type(session).__module__.startswith("aiohttp")
 
 
 async def test_no_retries_of_the_sdk():
