@@ -280,7 +280,7 @@ async def test_no_more_connections_than_were_allowed():
 
 
 async def test_the_transport_is_aiohttp_where_it_is_installed():
-    async with served(openai_chat_reply()) as (provider, server):
+    async with served(openai_chat_reply()) as (provider, _):
         await provider.complete(Call("m", ASK))
         session = provider._client()._client._transport.client
     assert type(session).__module__.startswith("aiohttp")
