@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from novellus_lab.errors import ProviderError, ProviderUnavailableError
 from novellus_lab.providers.base import Call
 from novellus_lab.tokens import estimate_message_tokens, estimate_tokens
-from novellus_lab.types import EMPTY, Chunk, EmbeddingReply, Reply
+from novellus_lab.types import EMPTY, Chunk, EmbeddingReply, Reply, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -49,11 +49,23 @@ class AskForAnswer:
     ) -> Reply:
         call = self._call(model, left_s)
         if self.emit is None:
-            return await provider.complete(call)
-        return await self._stream(provider, call, heard, trace, self.emit)
+            reply = await provider.complete(call)
+        else:
+            reply = await self._stream(provider, call, heard, trace, self.emit)
+        if reply.raw_usage or reply.usage.total_tokens:
+            return reply
+        return replace(reply, usage=self._counted(reply))  # this server reports none
 
     def estimated_input_tokens(self) -> int:
         return estimate_message_tokens(self.messages, self.params.get("tools", ()))
+
+    def _counted(self, reply: Reply) -> Usage:
+        said = [reply.content, reply.reasoning or "", *(c.arguments for c in reply.tool_calls)]
+        return Usage(
+            input_tokens=self.estimated_input_tokens(),
+            output_tokens=sum(estimate_tokens(text) for text in said if text),
+            estimated=True,
+        )
 
     async def _stream(
         self, provider: Provider, call: Call, heard: Heard, trace: Trace, emit: Emit

@@ -164,9 +164,10 @@ class Attempts:
             provider = self._catalog.provider(model)
             left_s = None if request.deadline is None else request.deadline - started
             reply = await _within(model, ask(provider, model, left_s, heard, trace))
-        except (InvalidRequestError, ConfigurationError):
-            raise  # nothing was sent
         except Exception as raw:
+            refused = isinstance(raw, (InvalidRequestError, ConfigurationError))
+            if refused and not isinstance(raw, ProviderError):
+                raise  # nothing was sent
             error = raw if isinstance(raw, ProviderError) else _adapter_failed(model, raw)
             failed(Status.ERROR, error)
             error.partial_content = heard.text or None

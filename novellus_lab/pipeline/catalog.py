@@ -197,9 +197,12 @@ def provider_config(settings: ModelSettings, all_settings: Settings) -> Provider
     env = settings.api_key_env or (None if provider is None else provider.api_key_env)
     base_url = settings.base_url or (None if provider is None else provider.base_url)
     cls = load_provider_class(settings.provider)
+    # A key goes nowhere but to its own provider, unless the configuration names it for an address.
+    elsewhere = base_url is not None and not cls.own_endpoints
+    names = (env,) if env else () if elsewhere else cls.api_key_envs
     return ProviderConfig(
         provider=settings.provider,
-        api_key=all_settings.api_key((env,) if env else cls.api_key_envs),
+        api_key=all_settings.api_key(names),
         api_key_env=env,
         base_url=base_url or all_settings.base_url(settings.provider),
         max_connections=256 if provider is None else provider.max_connections,

@@ -42,6 +42,7 @@ class AzureOpenAIProvider(OpenAIProvider):
     """
 
     name: ClassVar[str] = "azure"
+    own_endpoints: ClassVar[bool] = True
     api_key_envs: ClassVar[tuple[str, ...]] = ("AZURE_OPENAI_API_KEY",)
 
     def __init__(self, config: ProviderConfig) -> None:

@@ -73,6 +73,9 @@ class Provider(ABC):
     """The extra of this package that installs the SDK."""
     api_key_envs: ClassVar[tuple[str, ...]] = ()
     """Variables that may hold the key, in order. Empty: no key is needed."""
+    own_endpoints: ClassVar[bool] = False
+    """Whether each customer has an address of their own (Azure), to which the default key belongs.
+    Elsewhere a `base_url` leads to somebody else, who is sent only a key that was named for them."""
 
     def __init__(self, config: ProviderConfig) -> None:
         self.config = config
@@ -121,9 +124,7 @@ class Provider(ABC):
         """Close connections. Called once, on the loop that ran the calls."""
 
 
-def reject_or_drop(
-    call: Call, provider: str, unsupported: Mapping[str, object]
-) -> tuple[str, ...]:
+def reject_or_drop(call: Call, provider: str, unsupported: Mapping[str, object]) -> tuple[str, ...]:
     """Return the names to leave out, or raise where dropping was not allowed.
 
     Args:

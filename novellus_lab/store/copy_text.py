@@ -1,0 +1,329 @@
+"""Rows of the log in PostgreSQL's COPY text format, made once, on the calling thread.
+
+The same bytes go to the spool and from there to the server: a record is formatted a single time.
+Each line begins with a tag that names its table.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from novellus_lab.records import RequestRecord
+    from novellus_lab.types import Attempt, Usage
+
+REQUEST_TAG = b"R"
+ATTEMPT_TAG = b"A"
+
+REQUEST_COLUMNS = (
+    "id",
+    "created_at",
+    "kind",
+    "stream",
+    "status",
+    "error_class",
+    "error_message",
+    "requested_model",
+    "picked_model",
+    "model",
+    "provider",
+    "response_model",
+    "strategy",
+    "rule",
+    "candidates",
+    "propensity",
+    "cache",
+    "cache_key",
+    "cache_similarity",
+    "cache_source_id",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+    "input_audio_tokens",
+    "cached_audio_tokens",
+    "output_audio_tokens",
+    "web_searches",
+    "usage_estimated",
+    "raw_usage",
+    "price_version",
+    "cost_usd",
+    "fees_usd",
+    "uncached_cost_usd",
+    "latency_ms",
+    "ttft_ms",
+    "queue_ms",
+    "route_ms",
+    "provider_ms",
+    "overhead_ms",
+    "original_latency_ms",
+    "tags",
+    "session_id",
+    "experiment",
+    "arm",
+    "priority",
+    "prompt_hash",
+    "params",
+    "dropped_params",
+    "finish_reason",
+    "messages",
+    "response",
+    "tool_calls",
+    "attempts",
+)
+
+ATTEMPT_COLUMNS = (
+    "id",
+    "request_id",
+    "number",
+    "role",
+    "model_id",
+    "provider",
+    "started_at",
+    "status",
+    "latency_ms",
+    "ttft_ms",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+    "input_audio_tokens",
+    "cached_audio_tokens",
+    "output_audio_tokens",
+    "web_searches",
+    "usage_estimated",
+    "raw_usage",
+    "cost_usd",
+    "fees_usd",
+    "price_version",
+    "unpriced_reason",
+    "price_lines",
+    "response_model",
+    "response_id",
+    "error_class",
+    "error_message",
+    "status_code",
+    "retry_after_s",
+)
+
+_NULL = "\\N"
+_NO_USAGE = "\t".join([_NULL] * 11)
+_REPLACEMENT = "\ufffd"
+
+
+def record_lines(record: RequestRecord) -> bytes:
+    """Return a request's lines: its attempts, then itself.
+
+    Every field has a form that PostgreSQL takes: what it can't hold (NUL, half a character) becomes
+    U+FFFD, a number that is none becomes null inside JSON.
+    """
+    lines = [_attempt_line(attempt, record.id) for attempt in record.attempts]
+    lines.append(_request_line(record))
+    text = "".join(lines)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _request_line(r: RequestRecord) -> str:
+    candidates = r.candidates
+    return "\t".join(
+        (
+            "R" + r.id.hex,
+            r.created_at.isoformat(),
+            r.kind,
+            "t" if r.stream else "f",
+            r.status,
+            _text(r.error_class),
+            _text(r.error_message),
+            _text(r.requested_model),
+            _text(r.picked_model),
+            _text(r.model),
+            _text(r.provider),
+            _text(r.response_model),
+            _text(r.strategy),
+            _text(r.rule),
+            _json(list(candidates)) if candidates else _NULL,
+            _plain(r.propensity),
+            r.cache,
+            _NULL if r.cache_key is None else "\\\\x" + r.cache_key.hex(),
+            _plain(r.cache_similarity),
+            _uuid(r.cache_source_id),
+            _NO_USAGE if r.usage is None else _usage(r.usage),
+            _json(r.raw_usage) if r.raw_usage else _NULL,
+            _text(r.price_version),
+            _plain(r.cost_usd),
+            _plain(r.fees_usd),
+            _plain(r.uncached_cost_usd),
+            _plain(r.latency_ms),
+            _plain(r.ttft_ms),
+            _plain(r.queue_ms),
+            _plain(r.route_ms),
+            _plain(r.provider_ms),
+            _plain(r.overhead_ms),
+            _plain(r.original_latency_ms),
+            _json(r.tags) if r.tags else "{}",
+            _text(r.session_id),
+            _text(r.experiment),
+            _text(r.arm),
+            _text(r.priority),
+            _NULL if r.prompt_hash is None else "\\\\x" + r.prompt_hash.hex(),
+            _json(r.params) if r.params else "{}",
+            _array(r.dropped_params),
+            _text(r.finish_reason),
+            _NULL if r.messages is None else _json(r.messages),
+            _text(r.response),
+            _NULL if r.tool_calls is None else _json(r.tool_calls),
+            f"{len(r.attempts)}\n",
+        )
+    )
+
+
+def _attempt_line(a: Attempt, request_id: UUID) -> str:
+    price = a.price
+    return "\t".join(
+        (
+            "A" + a.id.hex,
+            request_id.hex,
+            str(a.number),
+            a.role,
+            _text(a.model_id),
+            _text(a.provider),
+            a.started_at.isoformat(),
+            a.status,
+            _plain(a.latency_ms),
+            _plain(a.ttft_ms),
+            _usage(a.usage),
+            _json(a.raw_usage) if a.raw_usage else _NULL,
+            _plain(price.cost_usd),
+            _plain(price.fees_usd),
+            _text(price.version or None),
+            _text(price.reason),
+            _json([_price_line(line) for line in price.lines]) if price.lines else _NULL,
+            _text(a.response_model),
+            _text(a.response_id),
+            _text(a.error_class),
+            _text(a.error_message),
+            _plain(a.status_code),
+            _plain(a.retry_after_s) + "\n",
+        )
+    )
+
+
+def _price_line(line: Any) -> dict[str, Any]:
+    return {
+        "kind": line.kind,
+        "quantity": line.quantity,
+        "usd_per_million": None if line.usd_per_million is None else str(line.usd_per_million),
+        "cost_usd": str(line.cost_usd),
+    }
+
+
+def _usage(u: Usage) -> str:
+    if u.cached_input_tokens or u.cache_write_tokens or u.reasoning_tokens or _is_rich(u):
+        return (
+            f"{u.input_tokens}\t{u.output_tokens}\t{u.cached_input_tokens}\t"
+            f"{u.cache_write_tokens}\t{u.cache_write_1h_tokens}\t{u.reasoning_tokens}\t"
+            f"{u.input_audio_tokens}\t{u.cached_audio_tokens}\t{u.output_audio_tokens}\t"
+            f"{u.web_searches}\t{'t' if u.estimated else 'f'}"
+        )
+    estimated = "t" if u.estimated else "f"
+    return f"{u.input_tokens}\t{u.output_tokens}\t0\t0\t0\t0\t0\t0\t0\t0\t{estimated}"
+
+
+def _is_rich(u: Usage) -> int:
+    return (
+        u.cache_write_1h_tokens
+        or u.input_audio_tokens
+        or u.cached_audio_tokens
+        or u.output_audio_tokens
+        or u.web_searches
+    )
+
+
+def _plain(value: Any) -> str:
+    """A number: its text needs no escape. NaN and infinity are values of PostgreSQL's floats."""
+    return _NULL if value is None else str(value)
+
+
+def _uuid(value: UUID | None) -> str:
+    return _NULL if value is None else value.hex
+
+
+def _text(value: str | None) -> str:
+    if value is None:
+        return _NULL
+    if not value.isprintable() or "\\" in value:
+        if "\\" in value:
+            value = value.replace("\\", "\\\\")
+        value = (
+            value.replace("\n", "\\n")
+            .replace("\t", "\\t")
+            .replace("\r", "\\r")
+            .replace("\x00", _REPLACEMENT)
+        )
+    return value
+
+
+def _json(value: Any) -> str:
+    """JSON, escaped for COPY. `bytes` are JSON already."""
+    if isinstance(value, bytes):
+        text = value.decode()
+    else:
+        try:
+            text = orjson.dumps(value, default=_to_json).decode()
+        except (TypeError, ValueError):
+            text = _dump_anything(value)
+    if "\\" in text:
+        # A NUL, or half a surrogate pair, written as an escape: rare, so the slow way.
+        if "\\u0000" in text or "\\ud" in text:
+            text = _dump_anything(json.loads(text))
+        text = text.replace("\\", "\\\\")
+    return text
+
+
+def _to_json(value: Any) -> Any:
+    if hasattr(value, "items"):
+        return dict(value)
+    return str(value)
+
+
+def _dump_anything(value: Any) -> str:
+    return orjson.dumps(_clean(value, 0)).decode()
+
+
+def _clean(value: Any, depth: int) -> Any:
+    """Make a value that JSON and jsonb hold out of whatever this is."""
+    if value is None or isinstance(value, (bool, float)):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else str(value)
+    if isinstance(value, str):
+        if "\x00" in value:
+            value = value.replace("\x00", _REPLACEMENT)
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if depth > 100:
+        return "…"
+    if hasattr(value, "items"):
+        return {_clean(str(k), depth): _clean(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_clean(item, depth + 1) for item in value]
+    return _clean(str(value), depth)
+
+
+def _array(values: Sequence[str]) -> str:
+    if not values:
+        return "{}"
+    quoted = ('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
+    return _text("{" + ",".join(quoted) + "}")

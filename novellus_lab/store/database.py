@@ -1,0 +1,144 @@
+"""Where the log and the shared cache live: an embedded server, or one given by URL."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from novellus_lab.errors import (
+    ConfigurationError,
+    HomeNotWritableError,
+    SchemaVersionError,
+    StoreUnavailableError,
+)
+from novellus_lab.store.embedded import EmbeddedServer, start_embedded
+from novellus_lab.store.migrate import check_schema, migrate
+
+_CONNECT_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database that was reached, checked and migrated."""
+
+    conninfo: str = field(repr=False)
+    """For libpq. May hold a password: never shown."""
+    identity: str
+    """Names the database without its password; the spool keeps records for each apart."""
+    where: str
+    """For people: `host:port/name`, or the embedded server's directory."""
+    embedded: bool
+    home: Path
+    server: EmbeddedServer | None = field(default=None, repr=False)
+
+    def close(self) -> None:
+        """Leave the embedded server; the last to leave stops it. Idempotent."""
+        if self.server is not None:
+            self.server.leave()
+            object.__setattr__(self, "server", None)
+
+
+def resolve_home(home: str | Path | None = None) -> Path:
+    """Return the home directory, made if need be with mode 700.
+
+    Args:
+        home: default `$NOVELLUS_HOME`, else `./.novellus`.
+
+    Raises:
+        HomeNotWritableError
+    """
+    path = Path(home or os.environ.get("NOVELLUS_HOME") or ".novellus").expanduser().absolute()
+    try:
+        if not path.exists():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise HomeNotWritableError(
+            f"{path} can't be used as home ({error.strerror or error}): give Lab(home=…) or "
+            f"$NOVELLUS_HOME a directory that can be written"
+        ) from None
+    return path
+
+
+def open_database(home: Path, database_url: str | None, *, may_migrate: bool = True) -> Database:
+    """Reach the database and bring its schema up to date.
+
+    Args:
+        home: from `resolve_home`.
+        database_url: a PostgreSQL URL (or libpq key=value string); None starts the embedded server.
+        may_migrate: otherwise an older schema is an error.
+
+    Raises:
+        StoreUnavailableError: it can't be started or reached.
+        ExtensionMissingError: it lacks pgvector.
+        SchemaVersionError: its schema is newer, or older and may not be migrated.
+    """
+    if database_url is None:
+        server = start_embedded(home)
+        database = Database(
+            server.conninfo, "embedded", f"embedded PostgreSQL in {home}", True, home, server
+        )
+    else:
+        database = _given(home, database_url)
+    try:
+        with _connect(database) as connection:
+            behind = check_schema(connection)
+        if behind and not may_migrate:
+            raise SchemaVersionError(
+                f"the schema in {database.where} is {behind} versions old: run `novellus db migrate`"
+            )
+        if behind:
+            migrate(database.conninfo)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _given(home: Path, url: str) -> Database:
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq's own message repeats the URL, and with it the password.
+        raise ConfigurationError(
+            "database_url is no PostgreSQL URL: it must look like "
+            "postgresql://user:password@host:5432/database"
+        ) from None
+    host = str(
+        parts.get("host") or parts.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
+    )
+    port = str(parts.get("port") or os.environ.get("PGPORT") or "5432")
+    name = str(parts.get("dbname") or os.environ.get("PGDATABASE") or parts.get("user") or "")
+    where = f"{host}:{port}/{name}"
+    conninfo = make_conninfo(
+        url,
+        application_name=parts.get("application_name") or "novellus_lab",
+        connect_timeout=parts.get("connect_timeout") or _CONNECT_TIMEOUT_S,
+    )
+    identity = hashlib.blake2b(where.encode(), digest_size=6).hexdigest()
+    return Database(conninfo, identity, where, False, home)
+
+
+def _connect(database: Database) -> psycopg.Connection:
+    try:
+        return psycopg.connect(database.conninfo, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise StoreUnavailableError(
+            f"PostgreSQL at {database.where} can't be used: {_cause(error)}. Check that it runs and "
+            f"that database_url is right, or leave database_url out to use the embedded server."
+        ) from None
+
+
+def _cause(error: psycopg.OperationalError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = lines[-1] if lines else type(error).__name__
+    for mark in ("FATAL:", "error:"):
+        cause = cause.rsplit(mark, 1)[-1].strip()
+    return cause.rstrip(".")
