@@ -271,11 +271,6 @@ class Lab:
 
     # --- vectors -----------------------------------------------------------------------------
 
-    @overload
-    def embed(self, text: str, **options: Any) -> list[float]: ...
-    @overload
-    def embed(self, text: Sequence[str], **options: Any) -> list[list[float]]: ...
-
     def embed(
         self,
         text: str | Sequence[str],

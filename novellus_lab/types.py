@@ -370,3 +370,8 @@ class BatchFailure:
 
     def __bool__(self) -> bool:
         return False
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import failure_html
+
+        return failure_html(self)

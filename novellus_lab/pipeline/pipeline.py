@@ -98,7 +98,8 @@ class Pipeline:
         """
         if request.model_id is not None:
             models: tuple[Model, ...] = (self._catalog.available(request.model_id),)
-            name, strategy = _EXPLICIT.name, _EXPLICIT
+            name: str = _EXPLICIT.name
+            strategy: Strategy = _EXPLICIT
             if request.strategy is not None:
                 strategy_named(request.strategy, self._strategies)
             if models[0].is_embedding:

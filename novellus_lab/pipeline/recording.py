@@ -227,12 +227,11 @@ def refused_record(
     error: NovellusError, arguments: dict[str, Any], content: ContentPolicy
 ) -> RequestRecord:
     """A call whose arguments were wrong: nothing was sent. Arguments may be anything at all."""
-    labels = {
-        name: value
-        for name in ("session_id", "experiment", "arm")
-        if isinstance(value := arguments.get(name), str)
-    }
-    model_id = arguments.get("model_id")
+
+    def label(name: str) -> str | None:
+        value = arguments.get(name)
+        return value if isinstance(value, str) else None
+
     return RequestRecord(
         id=uuid7(),
         created_at=datetime.now(UTC),
@@ -241,8 +240,10 @@ def refused_record(
         status=Status.REFUSED,
         error_class=type(error).__name__,
         error_message=content.scrubbed(str(error)),
-        requested_model=model_id if isinstance(model_id, str) else None,
-        **labels,
+        requested_model=label("model_id"),
+        session_id=label("session_id"),
+        experiment=label("experiment"),
+        arm=label("arm"),
     )
 
 

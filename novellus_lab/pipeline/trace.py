@@ -22,7 +22,7 @@ class Heard:
     pieces: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     usage: Usage | None = None
-    raw_usage: Mapping[str, Any] = EMPTY
+    raw_usage: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     model: str | None = None
     response_id: str | None = None
     ttft_ms: float | None = None

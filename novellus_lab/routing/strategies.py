@@ -206,7 +206,7 @@ def _least_first(
             last = score
     if unknown:
         groups.insert(0 if unknown_first else len(groups), unknown)
-    order = []
+    order: list[Candidate] = []
     for number, group in enumerate(groups):
         context.random.shuffle(group)
         probability = 1 / len(group) if number == 0 else 0.0

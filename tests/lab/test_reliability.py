@@ -60,7 +60,7 @@ def test_retry_after_is_honoured(make_lab):
 def test_the_next_candidate_stands_in_and_the_first_pick_keeps_its_propensity(make_lab, rows):
     with ScriptedServer(openai_error(500)) as bad, ScriptedServer(GOOD) as good:
         lab = make_lab(
-            openai_model("first", bad.url, priority=100), openai_model("second", good.url)
+            openai_model("first", bad.url, priority=900), openai_model("second", good.url)
         )
         r = lab.complete("Hi", model_selection_strategy="priority")
         again = lab.complete("Hi", model_selection_strategy="priority")
@@ -78,7 +78,7 @@ def test_a_long_retry_after_sends_the_call_elsewhere_at_once(make_lab):
     slow = openai_error(429, headers={"retry-after": "3600"})
     with ScriptedServer(slow) as bad, ScriptedServer(GOOD) as good:
         lab = make_lab(
-            openai_model("first", bad.url, priority=100), openai_model("second", good.url)
+            openai_model("first", bad.url, priority=900), openai_model("second", good.url)
         )
         assert lab.complete("Hi", model_selection_strategy="priority").model == "second"
         assert len(bad.requests) == 1
@@ -119,7 +119,7 @@ def test_each_error_has_its_class_and_its_number_of_tries(make_lab, rows, reply,
 def test_a_bad_request_is_not_tried_elsewhere(make_lab):
     with ScriptedServer(openai_error(400)) as bad, ScriptedServer(GOOD) as good:
         lab = make_lab(
-            openai_model("first", bad.url, priority=100), openai_model("second", good.url)
+            openai_model("first", bad.url, priority=900), openai_model("second", good.url)
         )
         with pytest.raises(BadRequestError):
             lab.complete("Hi", model_selection_strategy="priority")
@@ -143,7 +143,7 @@ def test_the_deadline_covers_everything(make_lab, rows):
 
 def test_when_nobody_answers_the_error_tells_what_was_tried(make_lab):
     with ScriptedServer(openai_error(500)) as one, ScriptedServer(openai_error(401)) as two:
-        lab = make_lab(openai_model("first", one.url, priority=9), openai_model("second", two.url))
+        lab = make_lab(openai_model("first", one.url, priority=900), openai_model("second", two.url))
         with pytest.raises(AuthenticationError) as caught:
             lab.complete("Hi", model_selection_strategy="priority")
         [note] = caught.value.__notes__

@@ -95,7 +95,7 @@ def test_a_stream_that_never_starts_fails_over(make_lab):
         ScriptedServer(openai_error(503)) as bad,
         ScriptedServer(openai_chat_stream(["fine"])) as good,
     ):
-        lab = make_lab(openai_model("a", bad.url, priority=9), openai_model("b", good.url))
+        lab = make_lab(openai_model("a", bad.url, priority=900), openai_model("b", good.url))
         stream = lab.stream("Hi", model_selection_strategy="priority")
         assert "".join(map(str, stream)) == "fine"
         assert stream.completion.model == "b"
@@ -104,7 +104,7 @@ def test_a_stream_that_never_starts_fails_over(make_lab):
 def test_a_stream_that_breaks_half_way_raises_with_what_had_arrived(make_lab, rows):
     broken = openai_chat_stream(PIECES[:4], finish_reason=None, done=False, end="abort")
     with ScriptedServer(broken) as bad, ScriptedServer(openai_chat_stream(["other"])) as good:
-        lab = make_lab(openai_model("a", bad.url, priority=9), openai_model("b", good.url))
+        lab = make_lab(openai_model("a", bad.url, priority=900), openai_model("b", good.url))
         stream = lab.stream("Hi", model_selection_strategy="priority")
         got = []
         with pytest.raises(ProviderUnavailableError) as caught:
