@@ -96,6 +96,13 @@ class Provider(ABC):
             return f"{' or '.join(names)} is not set"
         return None
 
+    @staticmethod
+    def no_key() -> SecretStr:
+        """A placeholder for servers that want no key, where an SDK insists on one."""
+        from pydantic import SecretStr
+
+        return SecretStr("no-key-needed")
+
     @abstractmethod
     async def complete(self, call: Call) -> Reply:
         """Answer a call whole."""
@@ -120,7 +127,7 @@ class Provider(ABC):
             f"provider {self.name!r} has no embeddings; configure an embedding model of another one"
         )
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027  most need it, a few have nothing to close
         """Close connections. Called once, on the loop that ran the calls."""
 
 

@@ -31,14 +31,14 @@ from novellus_lab.errors import (
     ProviderUnavailableError,
 )
 from novellus_lab.providers import openai_chat, openai_responses
-from novellus_lab.providers.base import Provider, ProviderConfig
-from novellus_lab.providers.openai_errors import (
+from novellus_lab.providers.api_errors import (
     RefusedParameterError,
     error_in_band,
     from_sdk,
     truncated,
     unreadable,
 )
+from novellus_lab.providers.base import Provider, ProviderConfig
 from novellus_lab.providers.sse import EventDecoder
 from novellus_lab.types import EMPTY, Delta, EmbeddingReply, Reply, Usage
 

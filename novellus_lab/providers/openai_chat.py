@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from novellus_lab.providers.api_errors import error_in_band, gave_up, unreadable
 from novellus_lab.providers.base import Call, reject_or_drop
-from novellus_lab.providers.openai_errors import error_in_band, gave_up, unreadable
 from novellus_lab.types import EMPTY, Delta, FinishReason, Reply, ToolCall, Usage
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from novellus_lab.errors import InvalidRequestError
+from novellus_lab.providers.api_errors import error_in_band, unreadable
 from novellus_lab.providers.base import Call, reject_or_drop
 from novellus_lab.providers.openai_chat import (
     CONTROLS,
@@ -24,7 +25,6 @@ from novellus_lab.providers.openai_chat import (
     refuses_sampling,
     web_searches,
 )
-from novellus_lab.providers.openai_errors import error_in_band, unreadable
 from novellus_lab.types import EMPTY, Delta, Reply, ToolCall, Usage
 
 if TYPE_CHECKING:

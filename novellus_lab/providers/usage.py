@@ -157,16 +157,24 @@ def google_usage(raw: object) -> Usage:
         "response_token_count",
     )
     thoughts = _first(usage, "thoughtsTokenCount", "thoughts_token_count")
+    said_as = (
+        "candidatesTokensDetails",
+        "candidates_tokens_details",
+        "responseTokensDetails",
+        "response_tokens_details",
+    )
     return _consistent(
         input_tokens=prompt + tool,
         output_tokens=said + thoughts,
         cached=_first(usage, "cachedContentTokenCount", "cached_content_token_count"),
         reasoning=thoughts,
-        input_audio=_audio(usage, "promptTokensDetails", "prompt_tokens_details")
-        + _audio(usage, "toolUsePromptTokensDetails", "tool_use_prompt_tokens_details"),
-        cached_audio=_audio(usage, "cacheTokensDetails", "cache_tokens_details"),
-        output_audio=_audio(usage, "candidatesTokensDetails", "candidates_tokens_details")
-        or _audio(usage, "responseTokensDetails", "response_tokens_details"),
+        input_audio=_of_modality("AUDIO", usage, "promptTokensDetails", "prompt_tokens_details")
+        + _of_modality(
+            "AUDIO", usage, "toolUsePromptTokensDetails", "tool_use_prompt_tokens_details"
+        ),
+        cached_audio=_of_modality("AUDIO", usage, "cacheTokensDetails", "cache_tokens_details"),
+        output_audio=_of_modality("AUDIO", usage, *said_as),
+        output_image=_of_modality("IMAGE", usage, *said_as),
     )
 
 
@@ -190,6 +198,7 @@ def _consistent(
     input_audio: int = 0,
     cached_audio: int = 0,
     output_audio: int = 0,
+    output_image: int = 0,
     web_searches: int = 0,
 ) -> Usage:
     """Build a usage in which no part exceeds its whole."""
@@ -207,6 +216,7 @@ def _consistent(
         input_audio_tokens=input_audio,
         cached_audio_tokens=min(cached_audio, cached, input_audio),
         output_audio_tokens=min(output_audio, output_tokens),
+        output_image_tokens=min(output_image, output_tokens),
         web_searches=web_searches,
     )
 
@@ -234,14 +244,15 @@ def _searches(usage: Mapping[str, Any]) -> int:
     return _first(usage, "num_search_queries")
 
 
-def _audio(usage: Mapping[str, Any], *names: str) -> int:
+def _of_modality(modality: str, usage: Mapping[str, Any], *names: str) -> int:
+    """Sum the tokens of a modality in the first of these lists that is there."""
     for name in names:
         details = usage.get(name)
         if isinstance(details, list | tuple):
             return sum(
                 _first(entry, "tokenCount", "token_count")
                 for entry in map(_mapping, details)
-                if str(entry.get("modality")).rpartition(".")[2].upper() == "AUDIO"
+                if str(entry.get("modality")).rpartition(".")[2].upper() == modality
             )
     return 0
 

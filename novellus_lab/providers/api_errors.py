@@ -68,6 +68,7 @@ _UNSUPPORTED_CODES = frozenset(
 _RATE_CODES = frozenset(
     {"rate_limit_exceeded", "rate_limit_error", "requests", "tokens", "too_many_requests"}
 )
+_KEY_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error"})
 _DOWN_CODES = frozenset(
     {"server_error", "internal_error", "internal_server_error", "overloaded", "overloaded_error"}
 )
@@ -220,7 +221,7 @@ def classify(
             retry_after_s=None if too_large else retry_after_s(headers, message, problem.raw),
             retryable=not too_large,
         )
-    if status in (401, 403) or (not status and codes & {"invalid_api_key", "authentication_error"}):
+    if status in (401, 403) or (not status and codes & _KEY_CODES):
         hint = "Check the key, and that it may use this model" if status != 403 else ""
         return error(AuthenticationError, hint)
     if status == 408:
@@ -239,9 +240,8 @@ def classify(
 
 def from_sdk(error: Exception, *, provider: str, model: str, secret: str | None) -> NovellusError:
     """Return what an exception of the SDK, or of the HTTP library below it, means."""
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int) and hasattr(error, "response"):
         response: httpx2.Response = error.response
         problem = read_error(response.content)
         if problem is None:

@@ -26,7 +26,7 @@ from novellus_lab.errors import (
 from novellus_lab.providers import openai_chat, openai_responses
 from novellus_lab.providers.base import Call, ProviderConfig
 from novellus_lab.providers.openai import OpenAIProvider
-from novellus_lab.providers.openai_errors import retry_after_s
+from novellus_lab.providers.api_errors import retry_after_s
 from novellus_lab.types import Reply
 from tests.loopback import Scripted, ScriptedServer, openai_error
 

@@ -1,0 +1,173 @@
+"""Anthropic's Messages API over the official SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import orjson
+
+from novellus_lab.errors import (
+    InvalidRequestError,
+    NovellusError,
+    ProviderTimeoutError,
+)
+from novellus_lab.providers import anthropic_messages
+from novellus_lab.providers.api_errors import error_in_band, from_sdk, truncated, unreadable
+from novellus_lab.providers.base import Provider, ProviderConfig
+from novellus_lab.providers.sse import EventDecoder
+from novellus_lab.types import Delta, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import anthropic
+    import httpx2
+
+    from novellus_lab.providers.base import Call
+
+DEFAULT_TIMEOUT_S = 600.0
+CONNECT_TIMEOUT_S = 10.0
+_MISSHAPEN = (KeyError, TypeError, IndexError, AttributeError, ValueError)
+
+
+class AnthropicProvider(Provider):
+    """Claude.
+
+    Options (of the provider in the configuration):
+        headers: sent with every request (`anthropic-beta`, say).
+    """
+
+    name: ClassVar[str] = "anthropic"
+    requires: ClassVar[str | None] = "anthropic"
+    extra: ClassVar[str | None] = "anthropic"
+    api_key_envs: ClassVar[tuple[str, ...]] = ("CLAUDE_API_KEY", "ANTHROPIC_API_KEY")
+
+    def __init__(self, config: ProviderConfig) -> None:
+        super().__init__(config)
+        self._secret = config.api_key.get_secret_value() if config.api_key else None
+        self._sdk: anthropic.AsyncAnthropic | None = None
+
+    @classmethod
+    def unavailable_because(cls, config: ProviderConfig) -> str | None:
+        if config.base_url is not None and config.api_key_env is None:
+            # A gateway that one runs oneself may want no key, and is never sent Anthropic's.
+            config = ProviderConfig(cls.name, api_key=cls.no_key(), base_url=config.base_url)
+        return super().unavailable_because(config)
+
+    async def complete(self, call: Call) -> Reply:
+        body, dropped = anthropic_messages.request_body(call, provider=self.name)
+        response = await self._send(body, call, stream=False)
+        try:
+            data = orjson.loads(response.content)
+            if data.get("type") == "error":
+                raise error_in_band(
+                    data.get("error"), provider=self.name, model=call.model, secret=self._secret
+                )
+            return anthropic_messages.read_reply(data, dropped=dropped)
+        except _MISSHAPEN:
+            raise unreadable(
+                response.content, response.headers, provider=self.name, model=call.model
+            ) from None
+
+    async def stream(self, call: Call) -> AsyncIterator[Delta]:
+        body, dropped = anthropic_messages.request_body(call, provider=self.name)
+        loop = asyncio.get_running_loop()
+        deadline = None if call.timeout_s is None else loop.time() + call.timeout_s
+        response = await self._send({**body, "stream": True}, call, stream=True)
+        reader = anthropic_messages.StreamReader(
+            provider=self.name, model=call.model, dropped=dropped, secret=self._secret
+        )
+        decoder = EventDecoder()
+        chunks = response.aiter_bytes()
+        data = b""
+        try:
+            while not reader.complete:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        events = decoder.feed(await anext(chunks))
+                except StopAsyncIteration:
+                    events = decoder.finish()
+                    if not events:
+                        raise truncated(provider=self.name, model=call.model) from None
+                except Exception as error:
+                    raise self._translate(error, call.model) from None
+                for _, data in events:
+                    for delta in reader.feed(data):
+                        yield delta
+            reply = reader.reply()
+        except _MISSHAPEN:
+            raise unreadable(data, response.headers, provider=self.name, model=call.model) from None
+        finally:
+            with contextlib.suppress(Exception):
+                await response.aclose()
+        yield Delta(reply=reply)
+
+    async def aclose(self) -> None:
+        client, self._sdk = self._sdk, None
+        if client is not None:
+            await client.close()
+
+    def _client(self) -> anthropic.AsyncAnthropic:
+        if self._sdk is None:
+            import anthropic
+            import httpx2
+
+            most = self.config.max_connections
+            settings: dict[str, Any] = {
+                "limits": httpx2.Limits(
+                    max_connections=most, max_keepalive_connections=most, keepalive_expiry=30.0
+                )
+            }
+            try:
+                http_client: Any = anthropic.DefaultAioHttpClient(**settings)
+            except RuntimeError:  # aiohttp is not installed
+                http_client = anthropic.DefaultAsyncHttpxClient(**settings)
+            self._sdk = anthropic.AsyncAnthropic(
+                api_key=self._secret or "no-key-needed",
+                auth_token=None,
+                base_url=self.config.base_url,
+                max_retries=0,
+                timeout=DEFAULT_TIMEOUT_S,
+                default_headers=dict(self.config.options.get("headers") or {}),
+                http_client=http_client,
+            )
+        return self._sdk
+
+    async def _send(self, body: dict[str, Any], call: Call, *, stream: bool) -> httpx2.Response:
+        import anthropic
+        import httpx2
+
+        try:
+            content = orjson.dumps(body)
+        except TypeError as error:
+            raise InvalidRequestError(f"the request can't be written as JSON: {error}") from None
+        client = self._client()
+        limit = DEFAULT_TIMEOUT_S if call.timeout_s is None else max(call.timeout_s, 0.001)
+        try:
+            async with asyncio.timeout(call.timeout_s):
+                response = await client.post(
+                    "/v1/messages",
+                    cast_to=httpx2.Response,
+                    content=content,
+                    options={
+                        "headers": {"Content-Type": "application/json"},
+                        "timeout": httpx2.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT_S)),
+                    },
+                    stream=stream,
+                    stream_cls=anthropic.AsyncStream[object],
+                )
+                return cast("httpx2.Response", response)
+        except Exception as error:
+            translated = self._translate(error, call.model)
+        raise translated
+
+    def _translate(self, error: Exception, model: str) -> Exception:
+        if isinstance(error, NovellusError):
+            return error
+        if type(error) is TimeoutError:
+            return ProviderTimeoutError(
+                f"{self.name} model {model!r} did not answer in time", provider=self.name
+            )
+        return from_sdk(error, provider=self.name, model=model, secret=self._secret)
