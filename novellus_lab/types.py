@@ -81,6 +81,8 @@ class Usage:
     """Part of `cached_input_tokens` that is audio."""
     output_audio_tokens: int = 0
     """Part of `output_tokens` that is audio."""
+    output_image_tokens: int = 0
+    """Part of `output_tokens` that is images (dearer than text at Google)."""
     web_searches: int = 0
     """Provider-side web searches, charged apart from tokens."""
     estimated: bool = False
