@@ -1,0 +1,425 @@
+"""What the configuration may hold: one class a section, frozen, no unknown keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+)
+
+from novellus_lab.errors import UnknownModelError, did_you_mean
+from novellus_lab.settings.environment import provider_address
+
+CAPABILITIES = (
+    "chat",
+    "completion",
+    "function_calling",
+    "vision",
+    "json_schema",
+    "streaming",
+    "reasoning",
+    "audio",
+    "embedding",
+)
+
+_SECRET_NAME = re.compile(r"(^|[_-])(api_?key|authorization|password|passwd|secret|token)$", re.I)
+_VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+
+
+def names_a_secret(name: str) -> bool:
+    """Whether a key's name says that its value is a secret (`api_key`, `Authorization`, …)."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def _decimal(value: object) -> object:
+    """Take a number as it was written: the float between a YAML and a price would bend it."""
+    text = getattr(value, "text", value)
+    if isinstance(text, bool) or not isinstance(text, (str, int, float, Decimal)):
+        raise ValueError("must be a number of US dollars")
+    try:
+        return Decimal(str(text).replace("_", ""))
+    except InvalidOperation:
+        raise ValueError("must be a number of US dollars, such as 0.0025") from None
+
+
+def _timestamp(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("must be a date such as 2026-11-24, or a time with its zone") from None
+    if not isinstance(value, date):
+        raise ValueError("must be a date such as 2026-11-24, or a time with its zone")
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if value.tzinfo is not None:
+        return value
+    try:
+        return value.astimezone()
+    except (OverflowError, ValueError, OSError):
+        raise ValueError("is too far from today") from None
+
+
+def _capabilities(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in CAPABILITIES:
+            raise ValueError(
+                f"{name!r} is no capability. {did_you_mean(name, CAPABILITIES)} "
+                f"All of them: {', '.join(CAPABILITIES)}"
+            )
+    return names
+
+
+def _address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be an address such as https://host:8000/v1")
+    if "@" in parts.netloc:
+        raise ValueError("must hold no user or password: name the key's variable in api_key_env")
+    return value
+
+
+def _variable(value: str) -> str:
+    # A key that was pasted here would otherwise stand in "… is not set", in the log and in tables.
+    if not _VARIABLE_NAME.fullmatch(value):
+        raise ValueError(
+            "must be the name of an environment variable in capitals, such as OPENAI_API_KEY, "
+            "not the key itself"
+        )
+    return value
+
+
+def _without_secrets(value: dict[str, Any]) -> dict[str, Any]:
+    def look(part: object) -> None:
+        if isinstance(part, Mapping):
+            for name, inner in part.items():
+                if isinstance(inner, (str, bytes)) and names_a_secret(str(name)):
+                    raise ValueError(
+                        f"must not hold {name!r}: keep secrets in the environment or `.env`, and "
+                        f"name the variable in api_key_env"
+                    )
+                look(inner)
+        elif isinstance(part, Sequence) and not isinstance(part, (str, bytes)):
+            for inner in part:
+                look(inner)
+
+    look(value)
+    return value
+
+
+PerThousand = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, allow_inf_nan=False)]
+"""US dollars per 1,000 tokens, exactly as written in the YAML."""
+
+# Strict: `yes`, which YAML reads as true, is no 1, and "7" no number.
+_Count = Annotated[int, Field(ge=1, strict=True)]
+_CountOrZero = Annotated[int, Field(ge=0, strict=True)]
+_Whole = Annotated[int, Field(strict=True)]
+_Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+_Temperature = Annotated[float, Field(ge=0, le=2, strict=True)]
+_Flag = Annotated[bool, Field(strict=True)]
+_Name = Annotated[str, Field(min_length=1)]
+_Address = Annotated[str, AfterValidator(_address)]
+_Variable = Annotated[str, AfterValidator(_variable)]
+_Time = Annotated[datetime, BeforeValidator(_timestamp)]
+_Open = Annotated[dict[str, Any], AfterValidator(_without_secrets)]
+_Capabilities = Annotated[tuple[str, ...], AfterValidator(_capabilities)]
+_OnUnsupported = Literal["error", "drop"]
+
+
+class Section(BaseModel):
+    """What all sections have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredPrice:
+    """A price that the YAML states, in US dollars per 1,000 tokens; None: not stated."""
+
+    input_token_cost: Decimal | None = None
+    output_token_cost: Decimal | None = None
+    cached_input_token_cost: Decimal | None = None
+    """Default: the input price."""
+    cache_write_token_cost: Decimal | None = None
+    """Default: the input price."""
+    reasoning_token_cost: Decimal | None = None
+    """Default: the output price."""
+    effective_from: datetime | None = None
+    effective_until: datetime | None = None
+
+
+class PriceSettings(Section):
+    """One dated price of a model: from (inclusive) until (exclusive)."""
+
+    input_token_cost: PerThousand | None = None
+    output_token_cost: PerThousand | None = None
+    cached_input_token_cost: PerThousand | None = None
+    cache_write_token_cost: PerThousand | None = None
+    reasoning_token_cost: PerThousand | None = None
+    effective_from: _Time | None = None
+    effective_until: _Time | None = None
+
+
+class ModelSettings(Section):
+    """One entry of `models`."""
+
+    provider: _Name
+    model_name: _Name
+    """The provider's own name of the model, or the Azure deployment."""
+    display_name: str | None = None
+    max_tokens: _Count | None = None
+    """Longest answer where the call does not say."""
+    temperature: _Temperature | None = None
+    """Where the call does not say; None leaves it to the provider."""
+    input_token_cost: PerThousand | None = None
+    output_token_cost: PerThousand | None = None
+    cached_input_token_cost: PerThousand | None = None
+    cache_write_token_cost: PerThousand | None = None
+    reasoning_token_cost: PerThousand | None = None
+    prices: tuple[PriceSettings, ...] = ()
+    """Dated prices; the first whose dates hold is taken."""
+    priority: _Whole = 100
+    """Higher goes first under the `priority` strategy."""
+    weight: _NotNegative | None = None
+    """Share in the weighted lottery; None counts 1; 0 keeps a model out of automatic routing."""
+    capabilities: _Capabilities = ("chat",)
+    base_url: _Address | None = None
+    """Any OpenAI-compatible server (vLLM, llama.cpp, LM Studio, OpenRouter), or a proxy."""
+    api_key_env: _Variable | None = None
+    """The variable that holds the key, where it is not the provider's usual one."""
+    base_model: _Name | None = None
+    """What an Azure deployment, or a local server's alias, really is: prices go by it."""
+    rpm: _Count | None = None
+    """Requests per minute that the provider allows."""
+    tpm: _Count | None = None
+    """Tokens per minute that the provider allows."""
+    context_window: _Count | None = None
+    """Tokens that prompt and answer may have together."""
+    params: _Open = {}
+    """Passed on to the provider as they are (`reasoning_effort`, `thinking`, …)."""
+    on_unsupported: _OnUnsupported | None = None
+    """What becomes of a parameter that the model can't honour; default as its provider, else error."""
+    timeout_s: _Positive | None = None
+    """Longest time of one attempt at this model."""
+    enabled: _Flag = True
+
+    _model_id: str = PrivateAttr("")
+
+    @property
+    def model_id(self) -> str:
+        """`model_name`, or `provider/model_name` where two providers share a name."""
+        return self._model_id or self.model_name
+
+    @property
+    def configured_prices(self) -> tuple[ConfiguredPrice, ...]:
+        """What the YAML says of prices: dated ones first, then the undated."""
+        dated = [ConfiguredPrice(**dict(price)) for price in self.prices]
+        if self.input_token_cost is not None or self.output_token_cost is not None:
+            dated.append(
+                ConfiguredPrice(
+                    self.input_token_cost,
+                    self.output_token_cost,
+                    self.cached_input_token_cost,
+                    self.cache_write_token_cost,
+                    self.reasoning_token_cost,
+                )
+            )
+        return tuple(dated)
+
+    def mirror(self) -> dict[str, Any]:
+        """The entry as `ai_models` keeps it. There are no secrets in it: only names of variables."""
+        return {
+            "model_id": self.model_id,
+            "provider": self.provider,
+            "model_name": self.model_name,
+            "config": self.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+        }
+
+
+class ProviderSettings(Section):
+    """One entry of `providers`: what all models of a provider share."""
+
+    base_url: _Address | None = None
+    api_key_env: _Variable | None = None
+    max_connections: _Count = 256
+    on_unsupported: _OnUnsupported | None = None
+    options: _Open = {}
+    """The provider's own: `api_version` (Azure), `organization` (OpenAI), `latency` (replay), …"""
+
+
+class ConditionSettings(Section):
+    """When a rule applies: all that are stated must hold."""
+
+    priority: str | int | tuple[str | int, ...] | None = None
+    """The call's `priority`, or any of several."""
+    max_latency_ms: _Positive | None = None
+    """Only models whose recent latency stays below."""
+    max_cost_usd: Annotated[Decimal, BeforeValidator(_decimal), Field(gt=0)] | None = None
+    """Only models whose expected cost of this call stays below."""
+    min_input_tokens: _CountOrZero | None = None
+    max_input_tokens: _Count | None = None
+    capabilities: _Capabilities = ()
+    """What the call needs: `vision` where it has images, `function_calling` where it has tools, …"""
+    tags: dict[str, Any] = {}
+    """Tags that the call must have, with these values."""
+
+
+class RuleSettings(Section):
+    """One entry of `load_balancing.rules`; the first whose conditions hold decides."""
+
+    name: _Name
+    strategy: _Name = "weighted"
+    model_pool: tuple[str, ...] = ()
+    """Model ids; empty: all that are available."""
+    conditions: ConditionSettings = ConditionSettings()
+
+    def mirror(self) -> dict[str, Any]:
+        """The rule as `load_balancing_rules` keeps it."""
+        config = self.model_dump(mode="json", exclude={"conditions"})
+        conditions = self.conditions.model_dump(mode="json", exclude_defaults=True)
+        return {"name": self.name, "config": {**config, "conditions": conditions}}
+
+
+class LoadBalancingSettings(Section):
+    """How a model is chosen where the call names none."""
+
+    default_strategy: _Name = "weighted"
+    rules: tuple[RuleSettings, ...] = ()
+
+
+class SemanticCacheSettings(Section):
+    """Whether a similar question may be answered with an earlier answer."""
+
+    enabled: _Flag = False
+    similarity_threshold: _Share = 0.85
+
+
+class CacheSettings(Section):
+    """Answers kept for equal requests."""
+
+    enabled: _Flag = True
+    ttl_seconds: _NotNegative | None = 3600
+    """None keeps answers for ever."""
+    max_entries: _CountOrZero = 10_000
+    """Of this process's memory tier."""
+    max_bytes: _CountOrZero = 256 * 2**20
+    """Of this process's memory tier."""
+    max_temperature: _Temperature | None = None
+    """Requests with a higher temperature are neither kept nor answered from the cache; None: all are."""
+    semantic_cache: SemanticCacheSettings = SemanticCacheSettings()
+
+
+class RetrySettings(Section):
+    """How often, and after what wait, a failed call is made again."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=20, strict=True)] = 3
+    """Calls of one model, the first included, before the next candidate's turn."""
+    base_delay_s: _NotNegative = 0.5
+    """Longest first wait; it doubles with each failure."""
+    max_delay_s: _NotNegative = 20.0
+    jitter: _Flag = True
+    """Wait a random part of it, so that many clients do not return at once."""
+
+
+class LoggingSettings(Section):
+    """What the log holds."""
+
+    content: _Flag = True
+    """Whether messages and answers are logged."""
+
+
+class Settings(Section):
+    """All of it."""
+
+    models: tuple[ModelSettings, ...] = ()
+    providers: dict[str, ProviderSettings] = {}
+    load_balancing: LoadBalancingSettings = LoadBalancingSettings()
+    cache: CacheSettings = CacheSettings()
+    retries: RetrySettings = RetrySettings()
+    logging: LoggingSettings = LoggingSettings()
+    budgets: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+    timeout_s: _Positive | None = 600.0
+    """Deadline of a whole call where the call does not say; None: no limit."""
+
+    _environ: dict[str, str] = PrivateAttr(default_factory=dict)
+    _source: str = PrivateAttr("defaults")
+    _home: str | None = PrivateAttr(None)
+    _database_url: SecretStr | None = PrivateAttr(None)
+    _redis_url: SecretStr | None = PrivateAttr(None)
+
+    @property
+    def source(self) -> str:
+        """The file that this came from, or `config` for a mapping."""
+        return self._source
+
+    @property
+    def home(self) -> str | None:
+        """Where the embedded server, spool and state live, if that was said."""
+        return self._home
+
+    @property
+    def database_url(self) -> SecretStr | None:
+        """The PostgreSQL to log to; None: the embedded server."""
+        return self._database_url
+
+    @property
+    def redis_url(self) -> SecretStr | None:
+        return self._redis_url
+
+    @property
+    def chat_models(self) -> tuple[ModelSettings, ...]:
+        return tuple(m for m in self.models if "embedding" not in m.capabilities)
+
+    @property
+    def embedding_models(self) -> tuple[ModelSettings, ...]:
+        return tuple(m for m in self.models if "embedding" in m.capabilities)
+
+    def model(self, model_id: str) -> ModelSettings:
+        """Return a model's entry, by its id or by `provider/model_name`.
+
+        Raises:
+            UnknownModelError: with near matches.
+        """
+        for model in self.models:
+            if model_id in (model.model_id, f"{model.provider}/{model.model_name}"):
+                return model
+        known = [m.model_id for m in self.models]
+        raise UnknownModelError(
+            f"no model {model_id!r} in {self.source}. {did_you_mean(model_id, known)}"
+        )
+
+    def api_key(self, names: tuple[str, ...]) -> SecretStr | None:
+        """Return the first of these variables, of the environment or `.env`, that is set."""
+        for name in names:
+            value = self._environ.get(name, "").strip()
+            if value:
+                return SecretStr(value)
+        return None
+
+    def base_url(self, provider: str) -> str | None:
+        """Return the address that the environment gives a provider, if it does.
+
+        Raises:
+            ConfigurationError: OLLAMA_HOST or AZURE_OPENAI_ENDPOINT is no address.
+        """
+        return provider_address(provider, self._environ)
