@@ -1,98 +1,147 @@
-"""Token counts without a tokenizer: for estimates only, never for a bill that the provider states.
+"""Estimate token counts without a tokenizer: before a call, and where a provider never told.
 
-Used for the expected cost of a request, for prompts too long for a context window, and for streams
-that were abandoned before the provider said what it counted.
+The estimate is a weighted sum over kinds of characters and of neighbours (a letter after a space, a
+digit after a letter, runs of eight letters …), all counted by C code: 30 ms a megabyte. The weights
+were fitted by least squares of the relative error against `cl100k_base` (GPT-4) on half of some
+5,300 texts of 200 to 3,000 characters. On the other half, the error of the total and the median and
+90th percentile of a single text's error, in percent:
+
+| kind of text | total | median | 90 % | kind of text | total | median | 90 % |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| mathematics questions, GSM8K | +1.7 | 3.9 | 9 | German | -8.6 | 9.7 | 18 |
+| their answers by two models | +1.5 | 3.5 | 8 | French | -2.3 | 4.0 | 10 |
+| exam questions, MMLU | +0.5 | 5.9 | 14 | Russian | -0.7 | 3.5 | 11 |
+| technical prose, Markdown | +0.6 | 3.0 | 8 | Chinese | -1.1 | 3.3 | 9 |
+| short questions, CLINC150 | -3.4 | 6.5 | 18 | Japanese | -0.8 | 2.7 | 8 |
+| Python, standard library | +4.2 | 5.7 | 16 | Korean | -1.3 | 3.6 | 9 |
+| JavaScript, often minified | +3.3 | 8.7 | 20 | prose with emoji | -2.9 | 5.4 | 18 |
+| JSON | -1.6 | 5.1 | 10 | hex, base64 | -8.5 | 8.0 | 17 |
+
+Arabic, Hebrew, Hindi, Thai, Greek, Vietnamese and Turkish were fitted on a paragraph each (within
+9 %); Polish comes out 14 % low, LaTeX 28 %. Newer vocabularies (`o200k_base`, Claude's, Gemini's)
+differ from `cl100k_base` by more than this error, above all outside English.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
-import orjson
+import json
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+    from collections.abc import Iterable, Mapping, Sequence
 
     from novellus_lab.types import Message
 
 IMAGE_TOKENS = 765
-"""An image counts as one of 1024 x 1024 does at OpenAI in high detail; others differ."""
+"""An image counts as OpenAI counts one of 1024 x 1024 pixels (Gemini: 258, Claude: about 1,400)."""
+ATTACHMENT_TOKENS = 1_000
+"""Audio, documents: what they come to is not to be seen from outside."""
+_PER_MESSAGE = 3
+"""Role and separators, by OpenAI's cookbook; and three more that open the answer."""
 
-MESSAGE_OVERHEAD_TOKENS = 4
-"""Role and separators of a message in OpenAI's chat format."""
 
-REPLY_PRIMING_TOKENS = 3
+def _classes() -> bytes:
+    """Return the table that turns a UTF-8 lead byte into the letter of its class."""
+    table = bytearray(b"p" * 256)  # punctuation, and whatever is not named below
+    for first, last, name in (
+        (0x61, 0x7A, "l"),  # lower case
+        (0x41, 0x5A, "U"),  # upper case
+        (0x30, 0x39, "d"),  # digits
+        (0x20, 0x20, "s"),
+        (0x09, 0x09, "s"),
+        (0x0A, 0x0A, "n"),
+        (0x0D, 0x0D, "n"),
+        (0xC2, 0xC3, "a"),  # Western European letters
+        (0xC4, 0xCD, "e"),  # other Latin letters
+        (0xCE, 0xCF, "g"),  # Greek
+        (0xD0, 0xD4, "c"),  # Cyrillic
+        (0xD5, 0xD7, "b"),  # Hebrew, Armenian
+        (0xD8, 0xDF, "h"),  # Arabic
+        (0xE0, 0xE0, "i"),  # Indic scripts, Thai
+        (0xE1, 0xE1, "v"),  # Vietnamese and others
+        (0xE2, 0xE2, "y"),  # typographic and mathematical symbols
+        (0xE3, 0xE3, "k"),  # kana, East Asian punctuation
+        (0xE4, 0xE9, "z"),  # Chinese characters
+        (0xEA, 0xED, "o"),  # Hangul
+        (0xEE, 0xEF, "w"),  # full-width forms
+        (0xF0, 0xFF, "m"),  # emoji and all beyond the basic plane
+    ):
+        table[first : last + 1] = name.encode() * (last - first + 1)
+    return bytes(table)
 
-_SAMPLE_ABOVE = 200_000
-_SAMPLE_PIECES = 50
-_PIECE = 2_000
 
-# What byte-pair encoders split text into before they merge: words with the space before them,
-# numbers by threes, runs of punctuation, breaks; every other script character by character.
-_PIECES = re.compile(
-    r"(?P<word> ?[A-Za-z]+)|(?P<number>\d{1,3})|(?P<break>\s*\n\s*)|(?P<gap> (?=\d))|(?P<space>[^\S\n]+)"
-    r"|(?P<mark> ?[!-/:-@\[-`{-~]+)|(?P<accented>[\u00aa-\u024f])|(?P<semitic>[\u0590-\u08ff]+)"
-    r"|(?P<letters>[\u0250-\u2fff]+)|(?P<other>.)",
-    re.DOTALL,
+_CLASSES = _classes()
+_CONTINUATION = bytes(range(0x80, 0xC0))
+_THOUSANDTHS: tuple[tuple[bytes, int], ...] = (
+    # single characters
+    *((b"l", 190), (b"U", 899), (b"d", 551), (b"n", 488), (b"p", 312), (b"a", 1168), (b"e", 2250)),
+    *((b"c", 434), (b"g", 1049), (b"b", 1241), (b"h", 882), (b"i", 1091), (b"v", 378), (b"y", 386)),
+    *((b"k", 1032), (b"z", 1059), (b"o", 1235), (b"w", 805), (b"m", 3030)),
+    # beginnings of words, and words glued together
+    *((b"sl", 463), (b"pl", 277), (b"nl", -24), (b"dl", 1049), (b"sU", -15), (b"lU", 429)),
+    *((b"UU", -600), (b"sc", 258)),
+    # the longer a word, the fewer its tokens for its letters
+    *((b"lllll", -421), (b"llllllll", -174), (b"llllllllllll", 481)),
+    # numbers go in threes, punctuation and white space in runs
+    *((b"ddd", -600), (b"sd", 1051), (b"pd", 56), (b"dp", 861), (b"lp", 334), (b"sp", 786)),
+    *((b"pp", -314), (b"ss", 85), (b"ns", 394), (b"nn", -600)),
 )
+"""Tokens for each occurrence (not overlapping), in thousandths."""
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimate how many tokens a text has (of the size of OpenAI's cl100k vocabulary).
-
-    Measured against cl100k_base: see `docs/prices.md`. Texts over 200,000 characters are sampled,
-    so that ten megabytes take milliseconds.
-    """
+    """Estimate how many tokens a text has. At least 1 if there is any text, at most its bytes."""
     if not text:
         return 0
-    if len(text) <= _SAMPLE_ABOVE:
-        return max(1, round(_weigh(text)))
-    step = len(text) / _SAMPLE_PIECES
-    starts = [int(n * step) for n in range(_SAMPLE_PIECES)]
-    sampled = sum(_weigh(text[start : start + _PIECE]) for start in starts)
-    return round(sampled * len(text) / (_SAMPLE_PIECES * _PIECE))
+    encoded = text.encode("utf-8", "surrogatepass")
+    classes = encoded.translate(_CLASSES, _CONTINUATION)
+    count = classes.count
+    thousandths = sum([count(pattern) * weight for pattern, weight in _THOUSANDTHS])
+    # 16 characters a token is more than any language or program reaches; white space may.
+    return min(max(thousandths // 1000, len(classes) // 16, 1), len(encoded))
 
 
 def estimate_message_tokens(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    messages: Sequence[Message], tools: Iterable[Mapping[str, Any]] = ()
 ) -> int:
-    """Estimate a conversation's input tokens, tools and overhead included."""
-    total = REPLY_PRIMING_TOKENS
+    """Estimate the input tokens of a conversation in OpenAI's form, with the tools it may use.
+
+    Images and other attachments count a constant each (`IMAGE_TOKENS`, `ATTACHMENT_TOKENS`): their
+    base64 text is no prompt.
+    """
+    total = _PER_MESSAGE
     for message in messages:
-        total += MESSAGE_OVERHEAD_TOKENS
-        content = message.get("content")
-        if isinstance(content, str):
-            total += estimate_tokens(content)
-        elif content:
-            for part in content:
-                text = part.get("text")
-                total += IMAGE_TOKENS if text is None else estimate_tokens(text)
+        total += _PER_MESSAGE + _content(message.get("content"))
+        if name := message.get("name"):
+            total += 1 + estimate_tokens(str(name))
         for call in message.get("tool_calls") or ():
-            function = call.get("function", {})
-            total += 8 + estimate_tokens(str(function.get("arguments", "")))
-    if tools:
-        total += estimate_tokens(orjson.dumps(list(tools), default=str).decode())
+            total += _PER_MESSAGE + _json(call.get("function", call))
+    for tool in tools:
+        total += _PER_MESSAGE + _json(tool.get("function", tool))
     return total
 
 
-def _weigh(text: str) -> float:
-    tokens = 0.0
-    for match in _PIECES.finditer(text):
-        kind, length = match.lastgroup, match.end() - match.start()
-        if kind == "word":
-            tokens += 1.0 if length <= 8 else 1.0 + (length - 8) * 0.16
-        elif kind == "mark":
-            tokens += 1.0 if length <= 3 else 1.0 + (length - 3) * 0.28
-        elif kind == "space":
-            tokens += 0.0 if length == 1 else 1.0
-        elif kind == "letters":
-            tokens += length * 0.5
-        elif kind == "semitic":
-            tokens += length * 0.85
-        elif kind == "other":
-            tokens += 0.95 if ord(text[match.start()]) < 0x10000 else 2.3
-        else:
-            tokens += 1.0
-    return tokens
+def _content(content: object) -> int:
+    if content is None:
+        return 0
+    if isinstance(content, str):
+        return estimate_tokens(content)
+    if isinstance(content, list | tuple):
+        return sum(map(_part, content))
+    return _json(content)
+
+
+def _part(part: object) -> int:
+    if not isinstance(part, dict):
+        return _content(part)
+    for key in ("text", "refusal"):
+        if isinstance(part.get(key), str):
+            return estimate_tokens(part[key])
+    kind = str(part.get("type", ""))
+    if "image" in kind:
+        return IMAGE_TOKENS
+    return ATTACHMENT_TOKENS if kind else _json(part)
+
+
+def _json(value: object) -> int:
+    return estimate_tokens(json.dumps(value, ensure_ascii=False, default=str))
