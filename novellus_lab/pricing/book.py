@@ -87,6 +87,11 @@ class PriceBook:
                     tariff, version = below.under(own), f"config, {entry.version}"
         elif provider == "ollama" and not _in_ollamas_cloud(model, base_url):
             return _LOCAL
+        elif provider == "ollama" and base_model is None:
+            why = (
+                f"{model!r} is answered by Ollama's cloud, whose prices by the token are not known"
+            )
+            return Price(cost_usd=None, reason=f"{why}; {_ADVICE}")
         else:
             entry = self._table.find(*place)
             if isinstance(entry, str):

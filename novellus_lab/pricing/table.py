@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
-_KEPT = 4096
-"""Resolved models and tariffs that are kept; far more than any installation has."""
+_MODELS_KEPT = 4096
+"""Far more than any installation has; a bound for names that come from outside."""
+_TARIFFS_KEPT = 64
+"""For each model: a tier or two, a day, or the minutes of an hour."""
 
 _PRICE_KEYS = {
     "input": "input_mtok",
@@ -70,7 +72,7 @@ class Entry:
         except KeyError:
             pass
         found = self._resolve(_utc(at), tier)
-        if len(self._tariffs) >= _KEPT:
+        if len(self._tariffs) >= _TARIFFS_KEPT:
             self._tariffs.clear()
         self._tariffs[key] = found
         return found
@@ -115,7 +117,7 @@ class PriceTable:
         found = self._found.get(key)
         if found is None:
             found = self._search(snapshot, provider, model, response_model, base_model, base_url)
-            if len(self._found) >= _KEPT:
+            if len(self._found) >= _MODELS_KEPT:
                 self._found.clear()
             self._found[key] = found
         return found

@@ -278,11 +278,11 @@ def _count(value: object) -> int:
     """Read a count: whole numbers, floats and digits in a string; anything else is 0."""
     if type(value) is int:
         return value if 0 < value < _ABSURD else 0
-    if isinstance(value, str):
+    if isinstance(value, str | Decimal):
         try:
             value = float(value)
-        except ValueError:
+        except ValueError:  # letters, a signalling NaN
             return 0
-    if isinstance(value, float | Decimal) and math.isfinite(value) and 0 < value < _ABSURD:
+    if isinstance(value, float) and math.isfinite(value) and 0 < value < _ABSURD:
         return int(value)
     return 0
