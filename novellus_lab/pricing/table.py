@@ -1,8 +1,8 @@
 """genai-prices as a source of `Tariff`s: which of its entries is meant, and what it says at a time.
 
-Its own `calc_price` resolves everything anew on each call (113 µs); here a model is resolved once
-and its tariff is kept for as long as the same prices hold. The library, its data and what it
-imports (httpx, pydantic) are loaded with the first question.
+Its own `calc_price` resolves a model's prices anew on each call (51 µs); here a model is resolved
+once and its tariff is kept for as long as the same prices hold (6 µs a call). The library, its data
+and what it imports (httpx, pydantic) are loaded with the first question.
 """
 
 from __future__ import annotations

@@ -62,4 +62,5 @@ def test_the_independent_table_agrees_on_nearly_all_current_models() -> None:
     compared = [row for row in rows if row.ours != "unknown"]
     assert len(compared) > 100
     differing = [row.name for row in compared if row.explanation is not None]
-    assert differing == ["openai gpt-4o-search-preview"]  # its cached input: 2.5 or 1.25
+    # cached input 2.5 or 1.25; long-context prices 12.5 and 75 or 25 and 112.5
+    assert differing == ["openai gpt-4o-search-preview", "openai gpt-5.6-cyber"]
