@@ -40,7 +40,16 @@ class Database:
         """Leave the embedded server; the last to leave stops it. Idempotent."""
         if self.server is not None:
             self.server.leave()
-            object.__setattr__(self, "server", None)
+
+    def revive(self) -> bool:
+        """Start the embedded server again if it was killed; return whether it had to be started.
+
+        A server that was given by URL is not ours to start.
+
+        Raises:
+            StoreUnavailableError: it does not start.
+        """
+        return self.server is not None and self.server.revive()
 
 
 def resolve_home(home: str | Path | None = None) -> Path:
@@ -80,13 +89,7 @@ def open_database(home: Path, database_url: str | None, *, may_migrate: bool = T
         ExtensionMissingError: it lacks pgvector.
         SchemaVersionError: its schema is newer, or older and may not be migrated.
     """
-    if database_url is None:
-        server = start_embedded(home)
-        database = Database(
-            server.conninfo, "embedded", f"embedded PostgreSQL in {home}", True, home, server
-        )
-    else:
-        database = _given(home, database_url)
+    database = reach_database(home, database_url)
     try:
         with _connect(database) as connection:
             behind = check_schema(connection)
@@ -99,6 +102,21 @@ def open_database(home: Path, database_url: str | None, *, may_migrate: bool = T
     except BaseException:
         database.close()
         raise
+    return database
+
+
+def reach_database(home: Path, database_url: str | None) -> Database:
+    """Reach the database, whatever its schema.
+
+    Raises:
+        StoreUnavailableError: it can't be started or reached.
+    """
+    if database_url is None:
+        server = start_embedded(home)
+        where = f"embedded PostgreSQL in {home}"
+        return Database(server.conninfo, "embedded", where, True, home, server)
+    database = _given(home, database_url)
+    _connect(database).close()
     return database
 
 
@@ -130,15 +148,27 @@ def _connect(database: Database) -> psycopg.Connection:
     try:
         return psycopg.connect(database.conninfo, autocommit=True)
     except psycopg.OperationalError as error:
+        cause = _cause(str(error))
         raise StoreUnavailableError(
-            f"PostgreSQL at {database.where} can't be used: {_cause(error)}. Check that it runs and "
-            f"that database_url is right, or leave database_url out to use the embedded server."
+            f"PostgreSQL at {database.where} can't be used: {cause}. {_advice(cause)}, or leave "
+            f"database_url out to use the embedded server."
         ) from None
 
 
-def _cause(error: psycopg.OperationalError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = lines[-1] if lines else type(error).__name__
-    for mark in ("FATAL:", "error:"):
-        cause = cause.rsplit(mark, 1)[-1].strip()
-    return cause.rstrip(".")
+def _cause(said: str) -> str:
+    """Return what matters in libpq's message: what the server said, or why it was not reached."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    # One attempt an address, the last one last; behind it stand questions and tab-indented hints.
+    for line in reversed(lines):
+        for mark in ("FATAL:", "failed: ", "error: "):
+            if mark in line:
+                return line.rsplit(mark, 1)[-1].strip().rstrip(".")
+    return lines[0].rstrip(".") if lines else "no reason was given"
+
+
+def _advice(cause: str) -> str:
+    if "does not exist" in cause and "database" in cause:
+        return "Create it (CREATE DATABASE …) or correct the URL"
+    if "password" in cause or "authentication" in cause or "role" in cause:
+        return "Check user and password in database_url or POSTGRES_USER and POSTGRES_PASSWORD"
+    return "Check that it runs and that host and port in database_url are right"

@@ -1,4 +1,7 @@
-"""The schema, as plain numbered SQL files applied in order, each once."""
+"""The schema, as plain numbered SQL files applied in order, each once.
+
+All of it lives in the schema `public`, whatever the search path of the user who migrates.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,17 @@ from importlib.resources import files
 
 import psycopg
 
-from novellus_lab.errors import ExtensionMissingError, SchemaVersionError
+from novellus_lab.errors import (
+    ExtensionMissingError,
+    SchemaVersionError,
+    StoreError,
+    StoreUnavailableError,
+)
 
 _LOCK = 0x4E4F5645  # "NOVE": one migration at a time, whoever starts together
 
 _TABLE = """
-CREATE TABLE IF NOT EXISTS novellus_schema_migrations (
+CREATE TABLE IF NOT EXISTS public.novellus_schema_migrations (
     version    int PRIMARY KEY,
     name       text NOT NULL,
     checksum   text NOT NULL,
@@ -30,6 +38,9 @@ class Migration:
     version: int
     name: str
     sql: str
+
+    def __str__(self) -> str:
+        return f"{self.version:04}_{self.name}"
 
     @property
     def checksum(self) -> str:
@@ -54,11 +65,11 @@ def latest_version() -> int:
 
 def schema_version(connection: psycopg.Connection) -> int:
     """Return the version that a database has; 0 if there is nothing of ours in it."""
-    row = connection.execute("SELECT to_regclass('novellus_schema_migrations')").fetchone()
+    row = connection.execute("SELECT to_regclass('public.novellus_schema_migrations')").fetchone()
     if row is None or row[0] is None:
         return 0
     row = connection.execute(
-        "SELECT coalesce(max(version), 0) FROM novellus_schema_migrations"
+        "SELECT coalesce(max(version), 0) FROM public.novellus_schema_migrations"
     ).fetchone()
     return int(row[0]) if row else 0
 
@@ -72,13 +83,13 @@ def check_schema(connection: psycopg.Connection) -> int:
     have = schema_version(connection)
     if have > latest_version():
         raise SchemaVersionError(
-            f"the database's schema is version {have}, this novellus_lab knows {latest_version()}: "
-            f"upgrade novellus_lab"
+            f"the schema in {_place(connection)} is version {have}, this novellus_lab knows "
+            f"{latest_version()}: upgrade novellus_lab"
         )
     if have:
         ours = {m.version: m for m in migrations()}
         for number, checksum in connection.execute(
-            "SELECT version, checksum FROM novellus_schema_migrations"
+            "SELECT version, checksum FROM public.novellus_schema_migrations"
         ):
             if number in ours and ours[number].checksum != checksum:
                 raise SchemaVersionError(
@@ -92,30 +103,69 @@ def check_schema(connection: psycopg.Connection) -> int:
 def migrate(conninfo: str) -> list[str]:
     """Bring a database up to date; return the names of what was applied.
 
-    Processes that start together wait for one another.
+    Processes that start together wait for one another. Each migration is one transaction, with the
+    row that says so: what fails leaves the database at the version before it.
 
     Raises:
-        SchemaVersionError: it is newer than this package, or was made by another build.
+        StoreUnavailableError: it can't be reached, or is read-only.
+        SchemaVersionError: it is newer than this package, was made by another build, or has to be
+            migrated by a user with more rights.
         ExtensionMissingError: pgvector is not there and can't be created.
+        StoreError: a migration failed.
     """
     applied = []
-    with psycopg.connect(conninfo) as connection:
-        connection.execute("SET client_min_messages = warning")
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        _ensure_vector(connection)
-        connection.execute(_TABLE)
-        check_schema(connection)
-        have = schema_version(connection)
-        for migration in migrations():
-            if migration.version > have:
-                connection.execute(migration.sql.encode())
-                connection.execute(
-                    "INSERT INTO novellus_schema_migrations (version, name, checksum) "
-                    "VALUES (%s, %s, %s)",
-                    [migration.version, migration.name, migration.checksum],
-                )
-                applied.append(f"{migration.version:04}_{migration.name}")
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute("SET client_min_messages = warning")
+            while name := _apply_next(connection):
+                applied.append(name)
+    except psycopg.errors.ReadOnlySqlTransaction:
+        raise StoreUnavailableError(
+            f"{_place(connection)} is read-only (a standby?), and its schema has to be migrated: "
+            f"give the primary's URL"
+        ) from None
+    except psycopg.OperationalError as error:
+        raise StoreUnavailableError(
+            f"the database went away during the migration: {_first_line(error)}"
+        ) from None
     return applied
+
+
+def _apply_next(connection: psycopg.Connection) -> str | None:
+    """Apply the next migration and return its name; None if there is none."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        # First ours, then theirs: pgvector may live in a schema of its own.
+        connection.execute(
+            "SELECT set_config('search_path', 'public, ' || current_setting('search_path'), true)"
+        )
+        if not check_schema(connection):
+            return None
+        have = schema_version(connection)
+        following = next(m for m in migrations() if m.version > have)
+        if not have:
+            _ensure_vector(connection)
+        try:
+            connection.execute(_TABLE)
+            connection.execute(following.sql.encode())
+            connection.execute(
+                "INSERT INTO public.novellus_schema_migrations (version, name, checksum) "
+                "VALUES (%s, %s, %s)",
+                [following.version, following.name, following.checksum],
+            )
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SchemaVersionError(
+                f"the user {connection.info.user!r} may not migrate {_place(connection)} "
+                f"({_first_line(error)}): have the owner of the database run `novellus db migrate`"
+            ) from None
+        except (psycopg.errors.ReadOnlySqlTransaction, psycopg.OperationalError):
+            raise
+        except psycopg.Error as error:
+            raise StoreError(
+                f"migration {following} failed on {_place(connection)}: {_first_line(error)}. "
+                f"Nothing of it was applied"
+            ) from None
+    return str(following)
 
 
 def _ensure_vector(connection: psycopg.Connection) -> None:
@@ -123,13 +173,22 @@ def _ensure_vector(connection: psycopg.Connection) -> None:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
     except psycopg.errors.InsufficientPrivilege:
         raise ExtensionMissingError(
-            f"pgvector is not enabled in database {connection.info.dbname!r} and the user "
+            f"pgvector is not enabled in {_place(connection)} and the user "
             f"{connection.info.user!r} may not enable it: have an administrator run "
             f"CREATE EXTENSION vector"
         ) from None
-    except psycopg.Error as error:
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile) as error:
         raise ExtensionMissingError(
-            f"the server at {connection.info.host}:{connection.info.port} has no pgvector "
-            f"({str(error).splitlines()[0]}): install it there (it comes with the image of "
-            f"docker/postgres), or leave database_url out to use the embedded server"
+            f"the server of {_place(connection)} has no pgvector ({_first_line(error)}): install it "
+            f"there (it comes with the image of docker/postgres), or leave database_url out to use "
+            f"the embedded server"
         ) from None
+
+
+def _place(connection: psycopg.Connection) -> str:
+    info = connection.info
+    return f"{info.host}:{info.port}/{info.dbname}"
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
