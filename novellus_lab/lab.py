@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from novellus_lab.cache.policy import CachePolicy
     from novellus_lab.pipeline.pipeline import Plan
     from novellus_lab.pipeline.request import Request
-    from novellus_lab.types import BatchFailure, Chunk, Completion, Message
+    from novellus_lab.types import BatchFailure, Completion, Message
 
 logger = logging.getLogger("novellus_lab")
 

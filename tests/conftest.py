@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from novellus_lab.store.database import Database, open_database, resolve_home
+from tests.embedded_homes import remove_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _numbers = itertools.count(1)
@@ -23,7 +26,7 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (
         "OPENAI_API_KEY CLAUDE_API_KEY ANTHROPIC_API_KEY GOOGLE_API_KEY GEMINI_API_KEY "
         "AZURE_OPENAI_API_KEY AZURE_OPENAI_ENDPOINT OLLAMA_HOST DATABASE_URL REDIS_URL POSTGRES_HOST "
-        "POSTGRES_DB NOVELLUS_HOME NOVELLUS_CONFIG"
+        "POSTGRES_DB PGPORT PGHOST PGUSER PGPASSWORD PGDATABASE PGSERVICE NOVELLUS_HOME NOVELLUS_CONFIG"
     ).split():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -32,9 +35,31 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """An embedded server that lasts as long as the run."""
-    database = open_database(resolve_home(tmp_path_factory.mktemp("server") / "home"), None)
+    home = resolve_home(tmp_path_factory.mktemp("server") / "home")
+    database = open_database(home, None)
     yield database
     database.close()
+    remove_state(home)
+
+
+@pytest.fixture
+def new_home(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Make homes for servers of a test's own; each is waited for and removed at the end."""
+    homes: list[Path] = []
+
+    def make(name: str = "home") -> Path:
+        homes.append(resolve_home(tmp_path / name))
+        return homes[-1]
+
+    yield make
+    for home in homes:
+        remove_state(home)
+
+
+@pytest.fixture
+def home(new_home: Callable[..., Path]) -> Path:
+    """A home that no server was started in yet."""
+    return new_home()
 
 
 @pytest.fixture(scope="session")
@@ -45,14 +70,25 @@ def template(server: Database) -> str:
     return "migrated"
 
 
-@pytest.fixture
-def database(server: Database, template: str) -> Iterator[Database]:
-    """A migrated database with nothing in it."""
+@contextmanager
+def _fresh_database(server: Database, template: str) -> Iterator[Database]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server.conninfo, autocommit=True, dbname="postgres") as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
-    yield Database(
-        server.conninfo.replace("dbname=novellus", f"dbname={name}"), name, name, False, server.home
-    )
+    yield Database(make_conninfo(server.conninfo, dbname=name), name, name, False, server.home)
     with psycopg.connect(server.conninfo, autocommit=True, dbname="postgres") as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def database(server: Database, template: str) -> Iterator[Database]:
+    """A migrated database with nothing in it."""
+    with _fresh_database(server, template) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def empty_database(server: Database) -> Iterator[Database]:
+    """A database without our schema."""
+    with _fresh_database(server, "template0") as fresh:
+        yield fresh

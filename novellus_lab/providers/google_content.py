@@ -144,7 +144,9 @@ def _tool_result(message: Message, names: dict[str, str]) -> dict[str, Any]:
             f"assistant message that made it"
         )
     content = message.get("content")
-    text = content if isinstance(content, str) else "".join(p.get("text", "") for p in content)
+    text = (
+        content if isinstance(content, str) else "".join(p.get("text", "") for p in content or ())
+    )
     try:
         result = orjson.loads(text)
     except ValueError:

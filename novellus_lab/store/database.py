@@ -52,6 +52,11 @@ class Database:
         return self.server is not None and self.server.revive()
 
 
+def find_home(home: str | Path | None = None) -> Path:
+    """Return where the home directory is, or would be."""
+    return Path(home or os.environ.get("NOVELLUS_HOME") or ".novellus").expanduser().absolute()
+
+
 def resolve_home(home: str | Path | None = None) -> Path:
     """Return the home directory, made if need be with mode 700.
 
@@ -61,7 +66,7 @@ def resolve_home(home: str | Path | None = None) -> Path:
     Raises:
         HomeNotWritableError
     """
-    path = Path(home or os.environ.get("NOVELLUS_HOME") or ".novellus").expanduser().absolute()
+    path = find_home(home)
     try:
         if not path.exists():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -143,7 +143,9 @@ def test_the_deadline_covers_everything(make_lab, rows):
 
 def test_when_nobody_answers_the_error_tells_what_was_tried(make_lab):
     with ScriptedServer(openai_error(500)) as one, ScriptedServer(openai_error(401)) as two:
-        lab = make_lab(openai_model("first", one.url, priority=900), openai_model("second", two.url))
+        lab = make_lab(
+            openai_model("first", one.url, priority=900), openai_model("second", two.url)
+        )
         with pytest.raises(AuthenticationError) as caught:
             lab.complete("Hi", model_selection_strategy="priority")
         [note] = caught.value.__notes__

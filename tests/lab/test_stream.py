@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from decimal import Decimal
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_a_stream_arrives_in_pieces_and_is_logged_priced_and_kept(make_lab, rows
         r = stream.completion
         assert len(pieces) == 30
         assert "".join(pieces) == r.content == "".join(PIECES)
-        assert r.cost == 0.067 or str(r.cost) == "0.067"
+        assert r.cost == Decimal("0.067")
         assert r.ttft_ms is not None
         again = lab.stream("Count")
         assert "".join(map(str, again)) == r.content

@@ -115,7 +115,28 @@ ANYTHING = st.recursive(
 @given(
     st.dictionaries(
         st.sampled_from(
-            ["prompt", "messages", "model_id", "max_tokens", "temperature", "top_p", "stop", "seed", "tools", "functions", "tool_choice", "response_format", "params", "use_cache", "cache", "timeout", "tags", "session_id", "experiment", "arm"]
+            [
+                "prompt",
+                "messages",
+                "model_id",
+                "max_tokens",
+                "temperature",
+                "top_p",
+                "stop",
+                "seed",
+                "tools",
+                "functions",
+                "tool_choice",
+                "response_format",
+                "params",
+                "use_cache",
+                "cache",
+                "timeout",
+                "tags",
+                "session_id",
+                "experiment",
+                "arm",
+            ]
         ),
         ANYTHING,
         max_size=4,

@@ -24,9 +24,9 @@ from novellus_lab.errors import (
     RateLimitError,
 )
 from novellus_lab.providers import openai_chat, openai_responses
+from novellus_lab.providers.api_errors import retry_after_s
 from novellus_lab.providers.base import Call, ProviderConfig
 from novellus_lab.providers.openai import OpenAIProvider
-from novellus_lab.providers.api_errors import retry_after_s
 from novellus_lab.types import Reply
 from tests.loopback import Scripted, ScriptedServer, openai_error
 

@@ -1,0 +1,296 @@
+"""`novellus`: the command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from novellus_lab.errors import NovellusError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.table import Table
+
+    from novellus_lab.store.admin import Status
+    from novellus_lab.store.database import Database
+
+app = typer.Typer(
+    help="Look after the lab's models and database.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+db = typer.Typer(help="The log and cache database.", no_args_is_help=True)
+app.add_typer(db, name="db")
+
+Home = Annotated[
+    Path | None, typer.Option(help="The lab's home [default: $NOVELLUS_HOME or ./.novellus]")
+]
+Url = Annotated[
+    str | None, typer.Option("--database-url", help="Use this server, not the embedded one")
+]
+Config = Annotated[Path | None, typer.Option(help="The YAML [default: config/ai_models.yaml]")]
+
+
+@app.command()
+def models(config: Config = None) -> None:
+    """List the configured models: which can be called, and why the others can't."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from novellus_lab.pipeline.catalog import Catalog
+    from novellus_lab.settings import load_settings
+
+    def show() -> None:
+        settings = load_settings(config)
+        catalog = Catalog(settings)
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("model", "provider", "weight", "context", "", "state"):
+            table.add_column(name, justify="right" if name in ("weight", "context") else "left")
+        pool = {m.id for m in catalog.chat_pool}
+        for m in catalog:
+            weight = 1.0 if m.settings.weight is None else m.settings.weight
+            table.add_row(
+                m.id,
+                m.provider,
+                "" if m.is_embedding else f"{weight:g}",
+                f"{m.settings.context_window:,}" if m.settings.context_window else "",
+                "[green]●[/]" if m.unavailable is None else "[dim]○[/]",
+                f"[dim]{m.unavailable}[/]" if m.unavailable else _state(m, pool),
+            )
+        console = Console()
+        console.print(table)
+        console.print(f"\n[dim]{settings.source}; routed automatically: {len(pool)}[/]")
+        if catalog.replays:
+            console.print("[dim]No live model is available: the replay models stand in.[/]")
+
+    _run(show)
+
+
+def _state(model: Any, pool: set[str]) -> str:
+    if model.is_embedding:
+        return "available, for embeddings"
+    return "available, routed" if model.id in pool else "available by name"
+
+
+@app.command(name="migrate")
+@db.command(name="migrate")
+def migrate_command(home: Home = None, database_url: Url = None) -> None:
+    """Bring the schema up to date."""
+
+    def work() -> None:
+        from novellus_lab.store.migrate import latest_version, migrate
+
+        with _database(home, database_url, create=True) as database:
+            for name in migrate(database.conninfo):
+                typer.echo(f"applied {name}")
+            typer.echo(f"{database.where}: schema version {latest_version()}")
+
+    _run(work)
+
+
+@db.command()
+def status(home: Home = None, database_url: Url = None) -> None:
+    """Say where the database is, what is in it, and whether it is up to date."""
+
+    def work() -> None:
+        from rich.console import Console
+
+        from novellus_lab.store.admin import read_status
+
+        with _database(home, database_url) as database:
+            found = read_status(database)
+        # Piped, paths and commands must come whole.
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(_facts(found))
+        if found.tables:
+            console.print()
+            console.print(_rows(found))
+
+    _run(work)
+
+
+def _facts(found: Status) -> Table:
+    from rich.filesize import decimal
+    from rich.markup import escape
+    from rich.table import Table
+
+    current = found.schema == found.latest
+    advice = "upgrade novellus_lab" if found.schema > found.latest else "run `novellus db migrate`"
+    facts: list[tuple[str, str]] = [("home", escape(str(found.home)))]
+    facts.append(("database", escape(found.where)))
+    if found.data is not None and found.data.parent != found.home:
+        facts.append(("data", escape(str(found.data))))
+    facts.append(("server", f"PostgreSQL {escape(found.server_version)}"))
+    facts.append(("pgvector", escape(found.pgvector) if found.pgvector else "[red]missing[/]"))
+    facts.append(
+        (
+            "schema",
+            f"version {found.schema} "
+            + (
+                "[green]up to date[/]"
+                if current
+                else f"[yellow]this package needs {found.latest}: {advice}[/]"
+            ),
+        )
+    )
+    facts.append(("size", decimal(found.size_bytes)))
+    waits = f"[yellow]{decimal(found.spool_bytes)} wait[/]" if found.spool_bytes else "empty"
+    facts.append(("spool", waits))
+    facts.append(("connections", f"{found.connections:,}"))
+    for process in found.processes or ():
+        ours = " [dim](this command)[/]" if process.pid == os.getpid() else ""
+        facts.append(("used by", f"{process.pid} [dim]{escape(process.command[:100])}[/]{ours}"))
+    table = Table.grid(padding=(0, 2))
+    shown = ""
+    for name, value in facts:
+        table.add_row("" if name == shown else f"[dim]{name}[/]", value)
+        shown = name
+    return table
+
+
+def _rows(found: Status) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("table")
+    table.add_column("rows", justify="right")
+    for one in found.tables:
+        table.add_row(escape(one.name), f"{'' if one.exact else '~'}{one.rows:,}")
+    return table
+
+
+@db.command()
+def reset(
+    home: Home = None,
+    database_url: Url = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask")] = False,
+) -> None:
+    """Delete the log, the cache and everything else of ours, and make the schema anew."""
+
+    def work() -> None:
+        from novellus_lab.store.admin import read_status
+        from novellus_lab.store.admin import reset as empty
+
+        with _database(home, database_url) as database:
+            found = read_status(database)
+            if not yes:
+                logged = sum(t.rows for t in found.tables if t.name == "ai_requests")
+                typer.confirm(
+                    f"Delete {logged:,} logged requests and all else in {database.where}?",
+                    abort=True,
+                )
+            empty(database)
+            typer.echo(f"{database.where} is empty and up to date")
+            if found.spool_bytes:
+                typer.echo("Records that wait in the spool stay; they go in with the next Lab.")
+
+    _run(work)
+
+
+@db.command()
+def psql(home: Home = None, database_url: Url = None) -> None:
+    """Open a PostgreSQL shell on the database."""
+
+    def work() -> None:
+        with _database(home, database_url) as database:
+            program = _psql()
+            # What conninfo holds must not be seen in the list of processes.
+            environment = {**os.environ, **_libpq(database.conninfo)}
+            if database.server is not None and database.server.lease is not None:
+                # The shell takes our place, and our lease with it.
+                os.set_inheritable(database.server.lease, True)
+            os.execve(program, [program], environment)  # noqa: S606
+
+    _run(work)
+
+
+def _psql() -> str:
+    from novellus_lab.errors import StoreUnavailableError
+    from novellus_lab.store.programs import wheel_programs
+
+    try:
+        shipped: Path | None = wheel_programs() / "psql"
+    except StoreUnavailableError:
+        shipped = None
+    found = str(shipped) if shipped and shipped.is_file() else shutil.which("psql")
+    if found is None:
+        raise StoreError("there is no psql here: install PostgreSQL's client")
+    return found
+
+
+_NAMES = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+    "dbname": "PGDATABASE",
+    "service": "PGSERVICE",
+    "options": "PGOPTIONS",
+    "sslmode": "PGSSLMODE",
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "channel_binding": "PGCHANNELBINDING",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
+
+
+def _libpq(conninfo: str) -> dict[str, str]:
+    from psycopg.conninfo import conninfo_to_dict
+
+    parts = conninfo_to_dict(conninfo)
+    return {_NAMES[name]: str(value) for name, value in parts.items() if name in _NAMES and value}
+
+
+@contextmanager
+def _database(
+    home: Path | None, database_url: str | None, *, create: bool = False
+) -> Iterator[Database]:
+    """Reach the database, whatever its schema.
+
+    Looking at a lab that was never opened must not make one: `create` is for who means it.
+    """
+    from novellus_lab.settings import load_settings
+    from novellus_lab.store.database import find_home, reach_database, resolve_home
+
+    settings = load_settings({}, database_url=database_url, home=home)
+    found = settings.database_url
+    place = find_home(settings.home)
+    if found is None and not create and not _has_server(place):
+        raise StoreError(
+            f"there is no lab in {place}: give --home or --database-url, or make one with "
+            f"`novellus db migrate` or Lab()"
+        )
+    if found is None:
+        database = reach_database(resolve_home(settings.home), None)
+    else:
+        database = reach_database(place, found.get_secret_value())
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _has_server(home: Path) -> bool:
+    return (home / "pg").exists() or (home / "pg.location").exists()
+
+
+def _run(work: Callable[[], None]) -> None:
+    """Errors of ours are for people: their message, no traceback."""
+    try:
+        work()
+    except NovellusError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()
