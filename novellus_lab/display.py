@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from dataclasses import dataclass
 from decimal import Decimal
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,24 @@ from novellus_lab.types import CacheOutcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from novellus_lab.types import Attempt, BatchFailure, Completion, ToolCall, Usage
+    from novellus_lab.types import Attempt, BatchFailure, Completion, Route, ToolCall, Usage
 
 _SHOWN_JSON = 20_000
 """Characters of arguments or parsed data that are shown."""
 _JSON_LINE = 64
 _SHOWN_MESSAGE = 2_000
 _SHOWN_NAME = 120
+
+
+@dataclass(frozen=True, slots=True)
+class LabFacts:
+    """What a lab tells of itself."""
+
+    about: tuple[str, ...]
+    """Where it logs, in what state."""
+    providers: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
+    """For each provider: the models that can be asked, and why others can't."""
+
 
 # Doubled class names outweigh JupyterLab's own rules for tables, code and headings in outputs.
 _STYLE = """
@@ -156,6 +168,44 @@ def failure_html(failure: BatchFailure) -> str:
     return _page(
         f'<div class="nvl-error"><b>{_text(type(error).__name__)}</b>\n'
         f"{_text(str(error), _SHOWN_MESSAGE)}</div>{came}{_meta_line(about)}"
+    )
+
+
+def route_html(route: Route) -> str:
+    """Who could have answered, and with which probability; who could not, and why."""
+    rows = []
+    for candidate in route.candidates:
+        name = _text(candidate.model_id)
+        if candidate.dropped is not None:
+            told = f'<td colspan="2">{_text(candidate.dropped, _SHOWN_MESSAGE)}</td>'
+        else:
+            score = "" if candidate.score is None else f"{candidate.score:.4g}"
+            told = f"<td>{candidate.probability:.3g}</td><td>{score}</td>"
+        chosen = f"<b>{name}</b>" if candidate.model_id == route.picked else name
+        rows.append(f"<tr><td>{chosen}</td>{told}</tr>")
+    about = [f"<b>{_text(route.picked)}</b>", f"picked by {_text(route.strategy)}"]
+    if route.rule is not None:
+        about.append(f"rule {_text(route.rule)}")
+    about.append(f"with probability {route.propensity:.3g}")
+    return _page(
+        '<div class="nvl-answer"><div class="nvl-scroll"><table><thead><tr><th>candidate</th>'
+        f"<th>probability</th><th>score</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"</div></div>{_meta_line(about)}"
+    )
+
+
+def lab_html(facts: LabFacts) -> str:
+    """A lab at a glance: where it logs, who can answer, and why others can't."""
+    rows = "".join(
+        f"<tr><td>{_text(provider)}</td>"
+        f"<td>{', '.join(map(_text, models)) or '–'}</td>"
+        f"<td>{_text('; '.join(why), _SHOWN_MESSAGE)}</td></tr>"
+        for provider, models, why in facts.providers
+    )
+    return _page(
+        '<div class="nvl-answer"><div class="nvl-scroll"><table><thead><tr><th>provider</th>'
+        f"<th>can be asked</th><th>why not the others</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"</div></div>{_meta_line([_text(line, _SHOWN_MESSAGE) for line in facts.about])}"
     )
 
 

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("novellus_lab")
 
+_STAND_IN = (
+    "No provider key is set and no Ollama is in reach: recorded answers of two models to maths "
+    "questions (GSM8K) stand in, marked REPLAY. Set OPENAI_API_KEY, CLAUDE_API_KEY or "
+    "GOOGLE_API_KEY, or start Ollama, to call live models."
+)
+
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
@@ -134,12 +140,8 @@ class Lab:
         except BaseException:
             self._database.close()
             raise
-        if self._runtime.catalog.replays:
-            logger.warning(
-                "No provider key is set and no Ollama is in reach: answers come from the replay "
-                "provider (recorded GSM8K answers of two models). Set OPENAI_API_KEY, "
-                "CLAUDE_API_KEY, GOOGLE_API_KEY or start Ollama to call live models."
-            )
+        if self._runtime.catalog.stands_in:
+            logger.warning("%s", _STAND_IN)
         _open_labs.add(self)
 
     # --- answers -----------------------------------------------------------------------------
@@ -456,6 +458,30 @@ class Lab:
         )
         replay = ", replaying recorded answers" if self._runtime.catalog.replays else ""
         return f"Lab({where}, {available} of {len(models)} models available{replay})"
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import LabFacts, lab_html
+
+        if self._closed:
+            return lab_html(LabFacts(("Lab", "closed"), ()))
+        catalog = self._runtime.catalog
+        models = list(catalog)
+        providers = tuple(
+            (
+                provider,
+                tuple(m.id for m in models if m.provider == provider and m.unavailable is None),
+                tuple(
+                    dict.fromkeys(
+                        m.unavailable
+                        for m in models
+                        if m.provider == provider and m.unavailable is not None
+                    )
+                ),
+            )
+            for provider in dict.fromkeys(m.provider for m in models)
+        )
+        about = ("Lab", f"logs to {self._database.where}", f"models from {self._settings.source}")
+        return lab_html(LabFacts(about, providers))
 
     # --- inside ------------------------------------------------------------------------------
 

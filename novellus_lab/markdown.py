@@ -70,6 +70,8 @@ _FORMULA_LENGTH = 2_000
 _FORMULA_LINES = 60
 # As Pandoc tells formulas from money: no space inside the dollars, no digit after them.
 _DOLLARS = re.compile(r"\$(?!\s)(?:(?!\*\*)[^$\n`]){1,500}(?<!\s)\$(?!\d)")
+# `3*2` and `2*(a+b)`, where CommonMark sees emphasis and would show 32.
+_TIMES = re.compile(r"(?<=[0-9)\]])\*(?=[0-9A-Za-z($\[])|(?<=[A-Za-z])\*(?=[0-9($\[])")
 _SAFE_URL = re.compile(r"(?:https?://|mailto:)[^\x00-\x20\x7f]+", re.IGNORECASE)
 _UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -101,12 +103,15 @@ def _renderer() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt(
-        "commonmark", {"html": False, "maxNesting": _NESTING, "highlight": _highlight}
+        "commonmark",
+        # A model that ends a line means it: sums stand one below the other.
+        {"html": False, "breaks": True, "maxNesting": _NESTING, "highlight": _highlight},
     )
     markdown.enable(["table", "strikethrough"])
     markdown.disable(["html_block", "html_inline"])
     markdown.validateLink = _is_safe  # type: ignore[method-assign]
     markdown.inline.ruler.before("escape", "formula", _inline_formula)
+    markdown.inline.ruler.before("emphasis", "times", _times)
     markdown.block.ruler.before(
         "fence", "formula_block", _block_formula, {"alt": ["paragraph", "blockquote", "list"]}
     )
@@ -163,6 +168,15 @@ def _inline_formula(state: Any, silent: bool) -> bool:
     if not silent:
         state.push("formula", "span", 0).content = src[start:end]
     state.pos = end
+    return True
+
+
+def _times(state: Any, silent: bool) -> bool:
+    if not _TIMES.match(state.src, state.pos, state.posMax):
+        return False
+    if not silent:
+        state.pending += "*"
+    state.pos += 1
     return True
 
 

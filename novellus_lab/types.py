@@ -5,7 +5,7 @@ Units are in the names. Money is `Decimal` US dollars; `None` means *unknown*, n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,7 +56,7 @@ class Status(StrEnum):
     """We did not send it: a bad argument, an unknown model, nothing to route to."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Usage:
     """Tokens by kind, in one convention for all providers.
 
@@ -91,6 +91,15 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
+
+    def __repr__(self) -> str:
+        """Input and output, and of the other kinds those that are there."""
+        told = ", ".join(
+            f"{f.name}={value}"
+            for f in fields(self)
+            if (value := getattr(self, f.name)) or f.name in ("input_tokens", "output_tokens")
+        )
+        return f"Usage({told})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +221,11 @@ class Route:
     propensity: float
     """Probability with which `picked` was chosen among the candidates."""
     rule: str | None = None
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import route_html
+
+        return route_html(self)
 
 
 @dataclass(frozen=True, slots=True)

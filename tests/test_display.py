@@ -10,10 +10,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from novellus_lab.display import completion_html, completion_repr, duration, failure_html, money
+from novellus_lab.display import (
+    LabFacts,
+    completion_html,
+    completion_repr,
+    duration,
+    failure_html,
+    lab_html,
+    money,
+)
 from novellus_lab.errors import ProviderUnavailableError
 from novellus_lab.markdown import MAX_SHOWN, render
-from novellus_lab.types import BatchFailure, CacheOutcome, Completion, ToolCall, Usage
+from novellus_lab.types import (
+    BatchFailure,
+    CacheOutcome,
+    Candidate,
+    Completion,
+    Route,
+    ToolCall,
+    Usage,
+)
 from tests.display_samples import HOSTILE, LONG, Invoice, attempt, completion, samples
 
 SAMPLES = dict(samples())
@@ -25,7 +41,7 @@ ALLOWED = {
 ATTRIBUTES = {
     ("a", "class"), ("a", "href"), ("a", "rel"), ("a", "target"), ("a", "title"),
     ("code", "class"), ("div", "class"), ("div", "dir"), ("i", "class"), ("ol", "start"),
-    ("p", "class"), ("span", "class"), ("span", "title"), ("td", "style"), ("th", "style"),
+    ("p", "class"), ("span", "class"), ("span", "title"), ("td", "colspan"), ("td", "style"), ("th", "style"),
 }  # fmt: skip
 VOID = {"br", "hr"}
 
@@ -402,3 +418,53 @@ def test_the_view_loads_nothing_and_runs_nothing() -> None:
 
 def test_usage_without_tokens_is_shown_as_it_is() -> None:
     assert "0 → 0 tokens" in read(completion(usage=Usage())).text
+
+
+def test_a_route_shows_who_could_have_answered_and_escapes_them() -> None:
+    route = Route(
+        "weighted",
+        (
+            Candidate("a<b>", 0.25, score=1.0),
+            Candidate("c", 0.75, score=3.0),
+            Candidate("d", dropped="no <i>vision</i>"),
+        ),
+        picked="c",
+        propensity=0.75,
+        rule="night & day",
+    )
+    words = " ".join(Page(route._repr_html_()).words)
+    for told in ("a<b>", "0.25", "no <i>vision</i>", "picked by weighted", "rule night & day"):
+        assert told in words
+
+
+def test_a_lab_shows_who_can_be_asked_and_why_others_can_not() -> None:
+    facts = LabFacts(
+        ("Lab", "logs to <somewhere>"),
+        (("openai", ("gpt-4o",), ()), ("google", (), ("GOOGLE_API_KEY is not set",))),
+    )
+    words = " ".join(Page(lab_html(facts)).words)
+    for told in ("logs to <somewhere>", "gpt-4o", "GOOGLE_API_KEY is not set"):
+        assert told in words
+
+
+@pytest.mark.parametrize(
+    "product", ["3*2=6 and 2*1=2", "2*(3+4)*5", "x*2 + y*3", "(a)*(b)*(c)", "$<<3*2=6>>6. 2*$1"]
+)
+def test_a_product_is_shown_as_it_was_written(product: str) -> None:
+    assert product in "".join(Page(f"<div>{render(product)}</div>").words)
+
+
+def test_emphasis_is_still_emphasis() -> None:
+    assert "<em>two bagels</em>" in render("cost of *two bagels* here")
+    assert "<strong>42</strong>" in render("it is **42**.")
+    assert "<strong>粗体</strong>" in render("中文**粗体**中文")
+    assert "<em>5</em>" in render("(*5*)")
+
+
+def test_usage_names_only_the_kinds_that_are_there() -> None:
+    assert repr(Usage(3, 0)) == "Usage(input_tokens=3, output_tokens=0)"
+    assert "cached_input_tokens=2" in repr(Usage(3, 1, cached_input_tokens=2))
+
+
+def test_lines_stay_lines() -> None:
+    assert re.search(r"a = 1<br\s*/?>\s*b = 2", render("a = 1\nb = 2"))

@@ -63,6 +63,12 @@ class Catalog:
         """Whether automatic routing falls back to recorded answers."""
         return bool(self.chat_pool) and all(m.provider == REPLAY for m in self.chat_pool)
 
+    @property
+    def stands_in(self) -> bool:
+        """Whether that is so because no live model can be called, though some are configured."""
+        chat = (m for m in self._models.values() if not m.is_embedding)
+        return self.replays and any(m.provider != REPLAY for m in chat)
+
     def get(self, model_id: str) -> Model:
         """Return a model, available or not.
 
