@@ -1,0 +1,83 @@
+"""The production system's own calls, one after another: `python examples/ai_system_usage.py`.
+
+With a key in the environment or in `.env` (OPENAI_API_KEY, CLAUDE_API_KEY, GOOGLE_API_KEY), or an
+Ollama in reach, live models answer. Without, recorded answers of two models do, labelled as replay;
+so that both work, the questions here are among the recorded ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from novellus_lab.integration import AIModelManager, ai_complete, shared_lab
+from novellus_lab.providers.replay_data import recorded_prompts
+
+FIRST, SECOND, THIRD = recorded_prompts(3)
+
+
+def title(text: str) -> None:
+    print(f"\n\033[1m{text}\033[0m")
+
+
+async def basic_completion() -> str:
+    title("Basic completion, with automatic model selection")
+    response = await ai_complete(prompt=FIRST, max_tokens=200, temperature=0.7)
+
+    print(f"Prompt: {FIRST}")
+    print(f"Response: {response['content']}")
+    print(f"Model used: {response['model']}{' (replay)' if response['is_replay'] else ''}")
+    print(f"Cost: ${response['cost']:.6f}")
+    return response["model"]
+
+
+async def chat_conversation(model_id: str) -> None:
+    title(f"Chat conversation with a specific model, {model_id}")
+    messages = [
+        {"role": "system", "content": "You are a helpful assistant"},
+        {"role": "user", "content": SECOND},
+    ]
+    response = await ai_complete(messages=messages, model_id=model_id, max_tokens=300)
+    print(response["content"])
+
+
+async def with_caching() -> None:
+    title("The same question twice: the second answer comes from the cache")
+    for _ in range(2):
+        response = await ai_complete(prompt=THIRD, use_cache=True)
+        cache, ms = response["cache"], response["latency_ms"]
+        print(f"{cache:>6}: {ms:8.2f} ms, ${response['cost']:.6f}")
+
+
+async def load_balancing_strategies() -> None:
+    title("Load balancing strategies")
+    manager = AIModelManager()
+    for strategy in ("weighted", "cost_optimized", "least_latency"):
+        response = await manager.complete(
+            prompt=FIRST, model_selection_strategy=strategy, use_cache=False
+        )
+        chance = response["route"].propensity
+        print(f"{strategy:>14}: {response['model']}, picked with probability {chance:.2g}")
+
+
+def what_was_logged() -> None:
+    title("What it left in ai_requests")
+    lab = shared_lab()
+    log = lab.requests("1h")
+    for row in log.reverse().tail(7).iter_rows(named=True):
+        print(
+            f"{row['created_at']:%H:%M:%S}  {row['model']:<30}{row['strategy'] or '-':<16}"
+            f"{row['cache']:<8}{row['latency_ms']:9.2f} ms  ${row['cost_usd']:.6f}"
+        )
+    print(f"\n{lab}")
+
+
+async def main() -> None:
+    model_id = await basic_completion()
+    await chat_conversation(model_id)
+    await with_caching()
+    await load_balancing_strategies()
+    what_was_logged()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,97 @@
+"""The notebooks and the example run from top to bottom, as a newcomer would run them: no key, no Ollama."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psycopg
+import pytest
+from nbclient import NotebookClient
+from psycopg.rows import dict_row
+
+from novellus_lab.store.database import open_database, resolve_home
+from tests.embedded_homes import remove_state
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def run(path: Path, directory: Path) -> Any:
+    notebook = read(path)
+    where = {"metadata": {"path": str(directory)}}
+    NotebookClient(notebook, timeout=100, kernel_name="python3", resources=where).execute()
+    return notebook
+
+
+def rows(home: Path, query: str) -> list[dict[str, Any]]:
+    database = open_database(resolve_home(home), None)
+    try:
+        with psycopg.connect(database.conninfo, row_factory=dict_row) as connection:
+            return connection.execute(query.encode()).fetchall()
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebooks_are_valid_and_carry_no_outputs(path: Path) -> None:
+    notebook = read(path)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+def test_the_quickstart_shows_answers_a_hit_and_a_failover_and_their_rows(tmp_path: Path) -> None:
+    try:
+        notebook = run(ROOT / "notebooks" / "01_quickstart.ipynb", tmp_path)
+        run(ROOT / "notebooks" / "01_quickstart.ipynb", tmp_path)  # and once more, on what is there
+        shown = "\n".join(
+            "".join(output.get("data", {}).get("text/html", "")) for cell in notebook.cells
+            for output in cell.get("outputs", ())
+        )  # fmt: skip
+        assert "REPLAY" in shown
+        assert "cache hit" in shown
+        assert "failed over from replay/gpt-4-1106-preview" in shown
+
+        log = rows(tmp_path / ".novellus", "SELECT * FROM ai_requests")
+        assert {"ok", "refused"} == {row["status"] for row in log}
+        assert {"miss", "memory", "postgres", "off"} <= {row["cache"] for row in log}
+        assert {row["provider"] for row in log if row["status"] == "ok"} == {"replay"}
+        saved = [row for row in log if row["attempts"] > 1]
+        assert saved
+        for row in saved:
+            assert row["picked_model"] == "replay/gpt-4-1106-preview"
+            assert row["model"] == "replay/mixtral-8x7b-instruct"
+        tried = rows(tmp_path / ".novellus", "SELECT role FROM ai_request_attempts")
+        assert {"primary", "retry", "failover"} <= {row["role"] for row in tried}
+    finally:
+        remove_state(tmp_path / ".novellus")
+
+
+def test_the_example_runs_the_basic_chat_and_cache_calls(tmp_path: Path) -> None:
+    try:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "examples" / "ai_system_usage.py")],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        for told in ("Model used: replay/", "Cost: $0.0", "memory:", "cost_optimized:"):
+            assert told in done.stdout
+        (row,) = rows(tmp_path / ".novellus", "SELECT count(*) AS n FROM ai_requests")
+        assert row["n"] == 7
+    finally:
+        remove_state(tmp_path / ".novellus")
