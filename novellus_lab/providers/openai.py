@@ -40,7 +40,8 @@ from novellus_lab.providers.api_errors import (
 )
 from novellus_lab.providers.base import Provider, ProviderConfig
 from novellus_lab.providers.sse import EventDecoder
-from novellus_lab.types import EMPTY, Delta, EmbeddingReply, Reply, Usage
+from novellus_lab.providers.usage import openai_embedding_usage
+from novellus_lab.types import EMPTY, Delta, EmbeddingReply, Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -190,7 +191,7 @@ class OpenAIProvider(Provider):
         options = self.config.options
         form = options.get("embedding_format") or ("base64" if self._is_first_party() else "float")
         vectors: list[tuple[float, ...]] = []
-        tokens, name, raw, response_id = 0, model, None, None
+        name, raw, response_id = model, None, None
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
         most = min(
@@ -205,9 +206,7 @@ class OpenAIProvider(Provider):
             data = self._embedding_json(response, model)
             try:
                 found = _vectors(data)
-                usage = data.get("usage") or {}
-                tokens += int(usage.get("prompt_tokens") or usage.get("total_tokens") or 0)
-                raw = _added(raw, usage)
+                raw = _added(raw, data.get("usage") or {})
             except openai_chat.MISSHAPEN:
                 raise unreadable(
                     response.content, response.headers, provider=self.name, model=model
@@ -223,7 +222,7 @@ class OpenAIProvider(Provider):
             name, response_id = data.get("model") or name, data.get("id") or response_id
         return EmbeddingReply(
             vectors=tuple(vectors),
-            usage=Usage(input_tokens=tokens),
+            usage=openai_embedding_usage(raw),
             model=name,
             raw_usage=raw or EMPTY,
             response_id=response_id,

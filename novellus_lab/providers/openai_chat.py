@@ -18,6 +18,7 @@ import orjson
 
 from novellus_lab.providers.api_errors import error_in_band, gave_up, unreadable
 from novellus_lab.providers.base import Call, reject_or_drop
+from novellus_lab.providers.usage import openai_chat_usage
 from novellus_lab.types import EMPTY, Delta, FinishReason, Reply, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -163,54 +164,6 @@ def finish_reason(said: object, *, tool_calls: bool, refused: bool) -> FinishRea
     return reason
 
 
-def _count(holder: object, *names: str) -> int:
-    """Return the first of these counts that is there, as a whole number."""
-    if isinstance(holder, dict):
-        for name in names:
-            value = holder.get(name)
-            if isinstance(value, int | float) and value > 0:
-                return int(value)
-    return 0
-
-
-def read_usage(usage: Mapping[str, Any]) -> Usage:
-    """Read a usage object of the chat API.
-
-    Cached tokens stand in the details (OpenAI, Azure, OpenRouter), as `num_cached_tokens`
-    (Mistral), `prompt_cache_hit_tokens` (DeepSeek) or `cached_tokens` (Moonshot). xAI and Google's
-    compatible endpoint leave reasoning out of the completion count but in the total.
-    """
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    inside = usage.get("prompt_tokens_details") or usage.get("prompt_token_details")
-    out = usage.get("completion_tokens_details")
-    reasoning = _count(out, "reasoning_tokens") or _count(usage, "reasoning_tokens")
-    beyond = _count(usage, "total_tokens") - prompt - completion
-    if beyond > 0 and reasoning in (0, beyond):
-        completion += beyond
-        reasoning = beyond
-    cached_detail = inside.get("cached_tokens_details") if isinstance(inside, dict) else None
-    return Usage(
-        input_tokens=prompt,
-        output_tokens=completion,
-        cached_input_tokens=_count(inside, "cached_tokens")
-        or _count(usage, "num_cached_tokens", "prompt_cache_hit_tokens", "cached_tokens"),
-        cache_write_tokens=_count(inside, "cache_write_tokens", "cache_creation_tokens"),
-        reasoning_tokens=reasoning,
-        input_audio_tokens=_count(inside, "audio_tokens"),
-        cached_audio_tokens=_count(cached_detail, "audio_tokens"),
-        output_audio_tokens=_count(out, "audio_tokens"),
-        web_searches=web_searches(usage),
-    )
-
-
-def web_searches(usage: Mapping[str, Any]) -> int:
-    """Return the web searches that OpenRouter or Perplexity report beside tokens."""
-    for name in ("server_tool_use_details", "server_tool_use"):
-        if found := _count(usage.get(name), "web_search_requests"):
-            return found
-    return _count(usage, "num_search_queries")
-
-
 def billed_cost(usage: Mapping[str, Any], body: bytes) -> Decimal | None:
     """Return what the provider says it charged, in USD, from the digits that it sent.
 
@@ -350,7 +303,7 @@ def _reply(data: Mapping[str, Any], body: bytes, model: str, dropped: tuple[str,
     )
     return Reply(
         content=content or refusal or "",
-        usage=read_usage(usage),
+        usage=openai_chat_usage(usage),
         model=data.get("model") or model,
         finish_reason=finish_reason(
             choice.get("finish_reason"), tool_calls=bool(tool_calls), refused=bool(refusal)
@@ -439,7 +392,7 @@ class StreamReader:
         self._tier = chunk.get("service_tier") or self._tier
         usage = _usage_of(chunk)
         if usage:
-            self._usage, self._counted = usage, read_usage(usage)
+            self._usage, self._counted = usage, openai_chat_usage(usage)
             self._billed = billed_cost(usage, data)
         text = thought = ""
         error: Any = chunk.get("error") or (chunk if name == "error" else None)

@@ -23,9 +23,9 @@ from novellus_lab.providers.openai_chat import (
     billed_cost,
     finish_reason,
     refuses_sampling,
-    web_searches,
 )
-from novellus_lab.types import EMPTY, Delta, Reply, ToolCall, Usage
+from novellus_lab.providers.usage import openai_responses_usage
+from novellus_lab.types import EMPTY, Delta, Reply, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -183,22 +183,6 @@ def _text_format(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", **schema}
 
 
-def read_usage(usage: Mapping[str, Any], searches: int = 0) -> Usage:
-    """Read a usage object of the Responses API (input includes cached, output reasoning)."""
-    inside = usage.get("input_tokens_details") or {}
-    out = usage.get("output_tokens_details") or {}
-    return Usage(
-        input_tokens=usage.get("input_tokens") or 0,
-        output_tokens=usage.get("output_tokens") or 0,
-        cached_input_tokens=inside.get("cached_tokens") or 0,
-        cache_write_tokens=inside.get("cache_write_tokens") or 0,
-        reasoning_tokens=out.get("reasoning_tokens") or 0,
-        input_audio_tokens=inside.get("audio_tokens") or 0,
-        output_audio_tokens=out.get("audio_tokens") or 0,
-        web_searches=searches or web_searches(usage),
-    )
-
-
 def _searches(response: Mapping[str, Any]) -> int:
     """Count paid web searches: as the response states them, else its calls that searched."""
     stated = (response.get("tool_usage") or {}).get("web_search") or {}
@@ -277,7 +261,7 @@ def _reply(data: Mapping[str, Any], body: bytes, model: str, dropped: tuple[str,
     usage = data.get("usage") or {}
     return Reply(
         content="".join(text) or "".join(refusal),
-        usage=read_usage(usage, _searches(data)),
+        usage=openai_responses_usage(usage, _searches(data)),
         model=data.get("model") or model,
         finish_reason=finish_reason(said, tool_calls=bool(tools), refused=bool(refusal)),
         tool_calls=tuple(tools),
@@ -361,7 +345,7 @@ class StreamReader:
             if error is None:
                 self._reply = _reply(response, data, self._asked, self._dropped)
             usage = response.get("usage")
-            counted = read_usage(usage, _searches(response)) if usage else None
+            counted = openai_responses_usage(usage, _searches(response)) if usage else None
             return Delta(usage=counted, raw_usage=usage) if usage else None, error
         if kind == "error" or event.get("error"):
             return None, event.get("error") or {k: v for k, v in event.items() if k != "type"}

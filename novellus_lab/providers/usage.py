@@ -22,7 +22,7 @@ _ABSURD = 10**12
 
 
 def openai_chat_usage(raw: object) -> Usage:
-    """Read the usage of the Chat Completions and Embeddings API and of those who speak them.
+    """Read the usage of the Chat Completions API and of those who speak it.
 
     - Cached input stands in `prompt_tokens_details.cached_tokens` (OpenAI, Azure, OpenRouter,
       Groq, vLLM), `num_cached_tokens` (Mistral), `prompt_cache_hit_tokens` (DeepSeek),
@@ -63,6 +63,14 @@ def openai_chat_usage(raw: object) -> Usage:
         cached_audio=_first(_mapping(inside.get("cached_tokens_details")), "audio_tokens"),
         output_audio=_first(out, "audio_tokens"),
         web_searches=_searches(usage),
+    )
+
+
+def openai_embedding_usage(raw: object) -> Usage:
+    """Read the usage of the Embeddings API. Some servers state the total alone."""
+    usage = _mapping(raw)
+    return _consistent(
+        input_tokens=_first(usage, "prompt_tokens", "total_tokens"), output_tokens=0
     )
 
 

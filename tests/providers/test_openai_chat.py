@@ -17,7 +17,8 @@ from novellus_lab.errors import (
 )
 from novellus_lab.providers.base import Call, ProviderConfig
 from novellus_lab.providers.openai import OpenAIProvider
-from novellus_lab.providers.openai_chat import StreamReader, read_usage
+from novellus_lab.providers.openai_chat import StreamReader
+from novellus_lab.providers.usage import openai_chat_usage
 from novellus_lab.types import ToolCall, Usage
 from tests.loopback import (
     Scripted,
@@ -213,7 +214,7 @@ async def test_an_error_in_a_200_body():
     ],
 )  # fmt: skip
 def test_usage_of_every_accent(usage, expected):
-    assert read_usage(usage) == expected
+    assert openai_chat_usage(usage) == expected
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,14 @@ from novellus_lab.providers.usage import (
     google_usage,
     ollama_usage,
     openai_chat_usage,
+    openai_embedding_usage,
     openai_responses_usage,
 )
 from novellus_lab.types import Usage
 
 READERS = (
     openai_chat_usage,
+    openai_embedding_usage,
     openai_responses_usage,
     anthropic_usage,
     google_usage,
@@ -50,6 +52,11 @@ def test_openai_chat_by_kind() -> None:
         input_audio_tokens=6,
         output_audio_tokens=2,
     )
+
+
+def test_embeddings_may_be_counted_in_the_total_alone() -> None:
+    assert openai_embedding_usage({"prompt_tokens": 8, "total_tokens": 8}) == Usage(8)
+    assert openai_embedding_usage({"total_tokens": 8}) == Usage(8)
 
 
 def test_details_may_be_null_or_missing() -> None:
