@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from novellus_lab.store import keeper
@@ -73,9 +74,20 @@ def running(home: Path) -> bool:
 
 
 def wait_until_stopped(home: Path) -> None:
-    """Return when the keeper has done its work; it holds a lock until then."""
+    """Return when the keeper has done its work; it holds a lock until then.
+
+    Never waits for ever: a test that failed may have left its own lease behind, in this process.
+    """
+    until = time.monotonic() + 60
     with (state_of(home) / "pg.keeper").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                assert time.monotonic() < until, f"the server of {home} is still in use"
+                time.sleep(0.02)
+            else:
+                return
 
 
 def postmaster(home: Path) -> int:

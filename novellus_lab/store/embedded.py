@@ -413,8 +413,9 @@ def _last_lines(text: str, most: int = 8) -> str:
 def _postmaster(data: Path) -> int | None:
     """Return the server's process id if it lives.
 
-    Otherwise remove `postmaster.pid`: after a reboot, or in a new container, its number may be
-    another process of ours, which PostgreSQL would take for a server.
+    Otherwise remove its lock files: after a reboot, or in a new container, their number may be
+    another process of ours, and where nobody buries the dead, a killed server still has its own.
+    PostgreSQL would take either for a server.
     """
     path = data / "postmaster.pid"
     try:
@@ -425,6 +426,7 @@ def _postmaster(data: Path) -> int | None:
     if "postgres" in (command := _command_line(pid)) and sockets in command:
         return pid
     path.unlink(missing_ok=True)
+    (Path(sockets) / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
     return None
 
 

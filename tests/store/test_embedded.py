@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import shutil
 import socket
 import stat
@@ -99,7 +101,8 @@ def test_a_lab_opened_twice_in_a_process_shares_and_closes_independently(home: P
 def test_a_killed_server_is_started_again_by_the_next_or_on_request(home: Path) -> None:
     database = open_database(home, None)
     assert database.revive() is False
-    ask(database, "CREATE TABLE kept AS SELECT 42 AS n; SELECT 0")
+    with psycopg.connect(database.conninfo, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS n")
 
     kill_postmaster(home)
     with pytest.raises(psycopg.OperationalError):
@@ -122,7 +125,7 @@ def test_a_server_whose_processes_still_work_after_its_death_is_recovered(home: 
     database = open_database(home, None)
     with psycopg.connect(database.conninfo, autocommit=True) as connection:
         connection.execute("SET statement_timeout = '20s'")
-        with connection.pipeline():
+        with contextlib.suppress(psycopg.OperationalError), connection.pipeline():
             # Holds shared memory for a while after the postmaster is gone.
             connection.execute(
                 "SELECT count(*) FROM generate_series(1, 3000) a, generate_series(1, 3000) b"
@@ -253,20 +256,16 @@ def test_a_server_that_does_not_start_shows_its_log_and_leaves_nothing_running(h
     database.close()
 
 
-def test_a_failed_set_up_shows_why_and_can_be_tried_again(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LD_LIBRARY_PATH", "/")
-    from novellus_lab.store import programs
-
-    monkeypatch.setattr(
-        programs, "bare_environment", lambda: {"PATH": os.environ["PATH"], "LC_ALL": "no_NO.such"}
-    )
-    with pytest.raises(StoreUnavailableError, match="locale"):
-        open_database(home, None)
+def test_a_failed_set_up_shows_why_and_can_be_tried_again(home: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a full disk would
+    try:
+        with pytest.raises(StoreUnavailableError, match="can't be set up"):
+            open_database(home, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (state_of(home) / "pg").exists()
     assert not list(state_of(home).glob(".pg-init-*"))
-    monkeypatch.undo()
     open_database(home, None).close()
 
 
@@ -336,7 +335,9 @@ def test_root_and_the_owner_can_use_one_home(tmp_path_factory: pytest.TempPathFa
 import sys
 sys.path[:] = [p for p in sys.path if p]
 from novellus_lab.store.database import open_database, resolve_home
+from novellus_lab.store.migrate import migrations
 import psycopg, os
+migrations()  # from here on the interpreter's own files may be out of reach
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 from pathlib import Path
 from novellus_lab.store import programs
