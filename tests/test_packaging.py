@@ -57,3 +57,8 @@ def test_the_licence_is_whole_and_named(project: dict[str, Any]) -> None:
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
     assert "Copyright 2026 The novellus_lab authors" in text
+
+
+def test_type_checkers_are_told_that_the_package_is_typed(project: dict[str, Any]) -> None:
+    assert "Typing :: Typed" in project["classifiers"]
+    assert (ROOT / "novellus_lab" / "py.typed").is_file()
