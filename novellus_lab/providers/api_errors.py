@@ -1,8 +1,9 @@
-"""What an OpenAI-style API says when it says no, in our terms.
+"""What a provider's API says when it says no, in our terms.
 
 The same reading serves an HTTP error, an `error` object in a 200 body, and one in the middle of a
-200 event stream. Compatible servers (Azure, OpenRouter, Groq, Mistral, vLLM, llama.cpp, …) differ
-in where they put the message and in which codes they use; all that are known are read here.
+200 event stream. OpenAI and its compatible servers (Azure, OpenRouter, Groq, Mistral, vLLM,
+llama.cpp, …), Anthropic, Google and Ollama differ in where they put the message and in which codes
+they use; all that are known are read here.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from novellus_lab.providers.redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import httpx
     import httpx2
 
 _NO_HEADERS: Mapping[str, str] = {}
@@ -41,7 +43,8 @@ _CONTEXT_CODES = frozenset(
 _CONTEXT_WORDS = re.compile(
     r"maximum context length|context[ _](?:length|window|size)|prompt is too long"
     r"|reduce the length of the (?:messages|prompt|input)|input is too long"
-    r"|too large for model with \d+ maximum context",
+    r"|too large for model with \d+ maximum context|exceeds? (?:the )?context limit"
+    r"|exceeds the maximum number of tokens",
     re.IGNORECASE,
 )
 _FILTER_CODES = frozenset(
@@ -53,8 +56,10 @@ _FILTER_CODES = frozenset(
         "content_filter_error",
     }
 )
+_FILTER_WORDS = re.compile(r"blocked by (?:our )?content filter", re.IGNORECASE)
 _NO_MONEY_CODES = frozenset(
     {
+        "billing_error",
         "insufficient_quota",
         "billing_hard_limit_reached",
         "billing_not_active",
@@ -62,18 +67,52 @@ _NO_MONEY_CODES = frozenset(
         "credit_balance_exhausted",
     }
 )
+_NO_MONEY_WORDS = re.compile(r"credit balance is too low", re.IGNORECASE)
 _UNSUPPORTED_CODES = frozenset(
     {"unsupported_parameter", "unsupported_value", "unknown_parameter_for_model"}
 )
+_UNSUPPORTED_WORDS = (
+    # Anthropic has no code for it. Of two that exclude each other, the second is the one to drop.
+    re.compile(r"`(?P<param>temperature|top_p|top_k)` (?:is deprecated|is not supported)"),
+    re.compile(r"`temperature` and `(?P<param>top_p)` cannot both be"),
+    re.compile(r"`(?P<param>temperature|top_p|top_k)` (?:may only|must) be .* when thinking"),
+    re.compile(r"(?P<param>[\w.]+): Extra inputs are not permitted"),
+    re.compile(r'Unknown name "(?P<param>\w+)"'),  # Google
+    re.compile(r"does not support (?P<param>tools|thinking)"),  # Ollama
+)
 _RATE_CODES = frozenset(
-    {"rate_limit_exceeded", "rate_limit_error", "requests", "tokens", "too_many_requests"}
+    {
+        "rate_limit_exceeded",
+        "rate_limit_error",
+        "requests",
+        "tokens",
+        "too_many_requests",
+        "resource_exhausted",
+    }
 )
-_KEY_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error"})
-_DOWN_CODES = frozenset(
-    {"server_error", "internal_error", "internal_server_error", "overloaded", "overloaded_error"}
+_KEY_CODES = frozenset(
+    {"invalid_api_key", "authentication_error", "permission_error", "unauthenticated"}
 )
+_KEY_CODES_OF_400 = frozenset(
+    {
+        "api_key_invalid",
+        "api_key_expired",
+        "api_key_service_blocked",
+        "failed_precondition",  # Gemini is not offered where the request came from, or unbilled
+    }
+)
+"""Google's: it answers 400 to a wrong key."""
+_TIME_CODES = frozenset({"timeout_error", "deadline_exceeded"})
 _BAD_CODES = frozenset(
-    {"invalid_request_error", "invalid_prompt", "model_not_found", "invalid_value"}
+    {
+        "invalid_request_error",
+        "invalid_prompt",
+        "model_not_found",
+        "invalid_value",
+        "not_found_error",
+        "request_too_large",
+        "invalid_argument",
+    }
 )
 
 
@@ -89,9 +128,9 @@ class RefusedParameterError(BadRequestError, UnsupportedParameterError):
 
 
 class Problem:
-    """An error object, read: message, code, kind, and the parameter that it names."""
+    """An error object, read: message, code, kind, status, and the parameter that it names."""
 
-    __slots__ = ("code", "kind", "message", "param", "raw")
+    __slots__ = ("code", "kind", "message", "param", "raw", "status")
 
     def __init__(self, error: Any) -> None:
         self.raw: Mapping[str, Any] = error if isinstance(error, dict) else {}
@@ -101,7 +140,12 @@ class Problem:
         if isinstance(message, dict | list):  # FastAPI's list of validation errors
             message = orjson.dumps(message).decode()
         self.message = str(message or "").strip()
-        self.code = str(error.get("code") or "")
+        code, name = error.get("code"), error.get("status")
+        stated = str(code or "")
+        self.status = int(stated) if re.fullmatch(r"[45]\d\d", stated) else 0
+        """An HTTP status that stands in the error itself; 0 where none does."""
+        # Google's `code` is the HTTP status; the code proper is called `status`.
+        self.code = name if isinstance(name, str) and (self.status or not code) else stated
         self.kind = str(error.get("type") or "")
         param = error.get("param")
         self.param = param if isinstance(param, str) else None
@@ -116,7 +160,42 @@ class Problem:
         inner = self.raw.get("innererror") or self.raw.get("inner_error")
         if isinstance(inner, dict):
             found.add(str(inner.get("code") or "").lower())
+        found.update(str(detail.get("reason") or "").lower() for detail in self.details)
         return found - {""}
+
+    @property
+    def details(self) -> list[Mapping[str, Any]]:
+        """Google's: what exactly is wrong, which quota is used up, how long to wait."""
+        details = self.raw.get("details")
+        return (
+            [d for d in details if isinstance(d, dict)] if isinstance(details, list | tuple) else []
+        )
+
+    @property
+    def retry_delay_s(self) -> float | None:
+        for detail in self.details:
+            delay = detail.get("retryDelay")
+            if isinstance(delay, str):
+                return _duration_s(delay)
+        return None
+
+    @property
+    def daily_quota(self) -> bool:
+        """Whether a quota of a day is used up: waiting a minute does not help."""
+        return any(
+            "PerDay" in str(violation.get("quotaId"))
+            for detail in self.details
+            for violation in detail.get("violations") or ()
+            if isinstance(violation, dict)
+        )
+
+    @property
+    def refused(self) -> str | None:
+        """The parameter that the message says is not taken, where no code says so."""
+        for words in _UNSUPPORTED_WORDS:
+            if (found := words.search(self.message)) is not None:
+                return found["param"]
+        return None
 
     @property
     def moderated(self) -> bool:
@@ -149,9 +228,13 @@ def error_in_band(
 ) -> NovellusError:
     """Return what an error object inside a 200 answer, or a 200 stream, means."""
     problem = Problem(error)
-    status = int(problem.code) if re.fullmatch(r"[45]\d\d", problem.code) else 0
     return classify(
-        problem, status=status, headers=headers, provider=provider, model=model, secret=secret
+        problem,
+        status=problem.status,
+        headers=headers,
+        provider=provider,
+        model=model,
+        secret=secret,
     )
 
 
@@ -176,7 +259,7 @@ def classify(
         text += f" (HTTP {status}{f', {redact(problem.code)}' if problem.code and problem.code != str(status) else ''})"
     elif problem.code:
         text += f" ({redact(problem.code)})"
-    request_id = headers.get("x-request-id") or headers.get("apim-request-id")
+    request_id = _request_id(headers)
 
     def error(kind: type[ProviderError], hint: str = "", **more: Any) -> ProviderError:
         return kind(
@@ -187,19 +270,22 @@ def classify(
             **more,
         )
 
-    if codes & _UNSUPPORTED_CODES and status in (0, 400, 422):
+    refused_param = problem.refused
+    if (codes & _UNSUPPORTED_CODES or refused_param) and status in (0, 400, 422):
+        named = problem.param or refused_param
         refused = RefusedParameterError(
-            f"{text}. Leave {problem.param or 'it'} out, choose another model, or set "
+            f"{text}. Leave {named or 'it'} out, choose another model, or set "
             f"`on_unsupported: drop` for this one in the configuration",
             provider=provider,
             status_code=status or 200,
             provider_request_id=request_id,
         )
-        refused.param = problem.param
+        refused.param = named
         return refused
     if (
         codes & _FILTER_CODES
         or problem.moderated
+        or (status == 400 and _FILTER_WORDS.search(message))
         or ("invalid_prompt" in codes and "policy" in message)
     ):
         return error(ContentFilteredError)
@@ -207,7 +293,7 @@ def classify(
         return error(ContextWindowExceededError)
     if status in (400, 413, 422) and _CONTEXT_WORDS.search(message):
         return error(ContextWindowExceededError)
-    if codes & _NO_MONEY_CODES or status == 402:
+    if codes & _NO_MONEY_CODES or status == 402 or _NO_MONEY_WORDS.search(message):
         return error(
             RateLimitError,
             "The account has no credit left; waiting does not help",
@@ -216,15 +302,22 @@ def classify(
         )
     if status == 429 or (not status and codes & _RATE_CODES):
         too_large = message.lower().startswith("request too large")
+        wait_s = problem.retry_delay_s
+        if wait_s is None:
+            wait_s = retry_after_s(headers, message, problem.raw)
         return error(
             RateLimitError,
-            retry_after_s=None if too_large else retry_after_s(headers, message, problem.raw),
-            retryable=not too_large,
+            retry_after_s=None if too_large else wait_s,
+            retryable=not too_large and not problem.daily_quota,
         )
-    if status in (401, 403) or (not status and codes & _KEY_CODES):
+    if (
+        status in (401, 403)
+        or (not status and codes & _KEY_CODES)
+        or (status in (0, 400) and codes & _KEY_CODES_OF_400)
+    ):
         hint = "Check the key, and that it may use this model" if status != 403 else ""
         return error(AuthenticationError, hint)
-    if status == 408:
+    if status == 408 or codes & _TIME_CODES:
         return error(ProviderTimeoutError)
     if status == 404:
         return error(
@@ -240,20 +333,9 @@ def classify(
 
 def from_sdk(error: Exception, *, provider: str, model: str, secret: str | None) -> NovellusError:
     """Return what an exception of the SDK, or of the HTTP library below it, means."""
-    status = getattr(error, "status_code", None)
-    if isinstance(status, int) and hasattr(error, "response"):
-        response: httpx2.Response = error.response
-        problem = read_error(response.content)
-        if problem is None:
-            problem = Problem({"message": _plain(response.content, response.headers)})
-        return classify(
-            problem,
-            status=response.status_code,
-            headers=response.headers,
-            provider=provider,
-            model=model,
-            secret=secret,
-        )
+    response = getattr(error, "response", None)
+    if response is not None:
+        return from_response(response, provider=provider, model=model, secret=secret)
     if _timed_out(error):
         return ProviderTimeoutError(
             f"{provider} model {model!r} did not answer in time", provider=provider
@@ -262,6 +344,23 @@ def from_sdk(error: Exception, *, provider: str, model: str, secret: str | None)
     return ProviderUnavailableError(
         f"{provider} model {model!r} can't be reached, or broke the connection: {why}",
         provider=provider,
+    )
+
+
+def from_response(
+    response: httpx2.Response | httpx.Response, *, provider: str, model: str, secret: str | None
+) -> NovellusError:
+    """Return what an HTTP response with an error status means. Its body must have been read."""
+    problem = read_error(response.content)
+    if problem is None:
+        problem = Problem({"message": _plain(response.content, response.headers)})
+    return classify(
+        problem,
+        status=response.status_code,
+        headers=response.headers,
+        provider=provider,
+        model=model,
+        secret=secret,
     )
 
 
@@ -287,7 +386,19 @@ def unreadable(
         f"{redact(_plain(body, headers))}",
         provider=provider,
         status_code=200,
-        provider_request_id=headers.get("x-request-id"),
+        provider_request_id=_request_id(headers),
+    )
+
+
+def _request_id(headers: Mapping[str, str]) -> str | None:
+    """The provider's own id of a call: OpenAI's, Azure's, Anthropic's name for it."""
+    return next(
+        (
+            found
+            for name in ("x-request-id", "apim-request-id", "request-id")
+            if (found := headers.get(name))
+        ),
+        None,
     )
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from novellus_lab.errors import InvalidRequestError, UnsupportedParameterError
+from novellus_lab.ids import uuid7
 from novellus_lab.types import EMPTY, Delta, EmbeddingReply, Message, Reply
 
 if TYPE_CHECKING:
@@ -157,3 +159,54 @@ def data_url(url: str) -> tuple[str, str] | None:
             "an image's data URL must look like 'data:image/png;base64,…'; this one does not"
         )
     return head.removesuffix(";base64") or "image/png", body
+
+
+def is_loopback(url: str | None) -> bool:
+    """Whether an address is this machine's own: no proxy of the environment stands before it."""
+    host = urlsplit(url).hostname if url else None
+    return host is not None and (host in ("localhost", "::1") or host.startswith("127."))
+
+
+_SIGNATURE = "~sig~"
+
+
+def signed_call_id(call_id: str | None, signature: str | None) -> str:
+    """Return the id of a tool call, made up where the provider gave none, unique in any history.
+
+    Gemini wants the signature of its thoughts back with the call that they led to. A message in
+    OpenAI's form has no place for it but the id, which every caller hands back untouched.
+    """
+    call_id = call_id or f"call_{uuid7().hex}"
+    return f"{call_id}{_SIGNATURE}{signature}" if signature else call_id
+
+
+def split_call_id(call_id: str) -> tuple[str, str | None]:
+    """Return the id of a tool call and its signature, if it has one."""
+    plain, _, signature = call_id.partition(_SIGNATURE)
+    return plain, signature or None
+
+
+def without_signatures(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return messages whose tool call ids any provider takes (OpenAI's are 40 characters at most)."""
+    if not any(_SIGNATURE in call_id for message in messages for call_id in _call_ids(message)):
+        return messages
+    return [_unsigned(message) for message in messages]
+
+
+def _call_ids(message: Message) -> list[str]:
+    calls = message.get("tool_calls")
+    if calls:
+        return [call["id"] for call in calls]
+    answered = message.get("tool_call_id")
+    return [answered] if answered else []
+
+
+def _unsigned(message: Message) -> Message:
+    plain = dict(message)
+    if plain.get("tool_calls"):
+        plain["tool_calls"] = [
+            {**call, "id": split_call_id(call["id"])[0]} for call in plain["tool_calls"]
+        ]
+    if plain.get("tool_call_id"):
+        plain["tool_call_id"] = split_call_id(plain["tool_call_id"])[0]
+    return plain

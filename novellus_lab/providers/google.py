@@ -1,46 +1,61 @@
-"""Google Gemini over the official SDK."""
+"""Google Gemini over the official SDK.
+
+The SDK addresses, signs and sends; its retries are off. Its models of the answers are left aside:
+they forget what they don't know (the service tier and new kinds of tokens among it, which decide
+the price), and building them takes longer than all else in a call.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import orjson
 
 from novellus_lab.errors import (
-    AuthenticationError,
-    BadRequestError,
-    ContentFilteredError,
-    ContextWindowExceededError,
+    InvalidRequestError,
     NovellusError,
-    ProviderError,
     ProviderTimeoutError,
     ProviderUnavailableError,
-    RateLimitError,
 )
-from novellus_lab.providers.base import Provider, ProviderConfig
-from novellus_lab.providers.google_content import Reader, contents_and_config
-from novellus_lab.providers.redaction import redact
+from novellus_lab.providers.api_errors import (
+    RefusedParameterError,
+    error_in_band,
+    from_sdk,
+    truncated,
+    unreadable,
+)
+from novellus_lab.providers.base import Provider, ProviderConfig, is_loopback
+from novellus_lab.providers.google_content import Reader, request_body
+from novellus_lab.providers.sse import EventDecoder
 from novellus_lab.providers.usage import google_usage
-from novellus_lab.types import Delta, EmbeddingReply, Reply, Usage
+from novellus_lab.types import Delta, EmbeddingReply, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
+    import httpx2
     from google.genai import Client
 
     from novellus_lab.providers.base import Call
 
+DEFAULT_TIMEOUT_S = 600.0
+CONNECT_TIMEOUT_S = 10.0
 _MAX_TEXTS = 100
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)s")
-_TOO_LONG = re.compile(r"exceeds the maximum number of tokens|input token count", re.IGNORECASE)
+_MISSHAPEN = (KeyError, TypeError, IndexError, AttributeError, ValueError)
 
 
 class GoogleProvider(Provider):
-    """Gemini. `params` are fields of the SDK's `GenerateContentConfig` (`thinking_config`, …).
+    """Gemini, by the Gemini API.
+
+    `params` are what its REST reference calls the fields of `generationConfig` (`thinkingConfig`,
+    `topK`, `presencePenalty`, …) and of the request itself (`safetySettings`, `tools`,
+    `cachedContent`, `serviceTier`, `labels`), in camelCase or snake_case.
 
     Options (of the provider in the configuration):
         api_version: `v1beta` (default) or another.
+        headers: sent with every request.
     """
 
     name: ClassVar[str] = "google"
@@ -52,6 +67,7 @@ class GoogleProvider(Provider):
         super().__init__(config)
         self._secret = config.api_key.get_secret_value() if config.api_key else None
         self._sdk: Client | None = None
+        self._http: httpx2.AsyncClient | None = None
 
     @classmethod
     def unavailable_because(cls, config: ProviderConfig) -> str | None:
@@ -64,50 +80,36 @@ class GoogleProvider(Provider):
             return f"the google-genai package is not installed: pip install 'novellus_lab[{cls.extra}]'"
 
     async def complete(self, call: Call) -> Reply:
-        contents, config = contents_and_config(call)
-        try:
-            async with asyncio.timeout(call.timeout_s):
-                response = await self._models().generate_content(
-                    model=call.model, contents=contents, config=config
-                )
-        except Exception as error:
-            raise self._translate(error, call.model) from None
-        reader = Reader(call.model)
-        for _ in reader.feed(_plain(response)):
-            pass
+        body, dropped = request_body(call, provider=self.name)
+        deadline = _deadline(call.timeout_s)
+        response, left_out = await self._ask(call, body, "generateContent", deadline)
+        reader = Reader(call.model, dropped=dropped + left_out)
+        for data in await self._read_whole(response, call.model, deadline):
+            for _ in self._feed(reader, data, response, call.model):
+                pass
         return reader.reply()
 
     async def stream(self, call: Call) -> AsyncIterator[Delta]:
-        contents, config = contents_and_config(call)
-        loop = asyncio.get_running_loop()
-        deadline = None if call.timeout_s is None else loop.time() + call.timeout_s
-        reader = Reader(call.model)
-        pieces: Any = None
+        body, dropped = request_body(call, provider=self.name)
+        deadline = _deadline(call.timeout_s)
+        response, left_out = await self._ask(call, body, "streamGenerateContent?alt=sse", deadline)
+        reader = Reader(call.model, dropped=dropped + left_out)
         try:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    pieces = await self._models().generate_content_stream(
-                        model=call.model, contents=contents, config=config
-                    )
-                while True:
-                    async with asyncio.timeout_at(deadline):
-                        piece = await anext(pieces, None)
-                    if piece is None:
-                        break
-                    for delta in reader.feed(_plain(piece)):
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                # Some gateways answer whole, or send an error as a plain body.
+                for data in await self._read_whole(response, call.model, deadline):
+                    for delta in self._feed(reader, data, response, call.model):
                         yield delta
-            except Exception as error:
-                raise self._translate(error, call.model) from None
+            else:
+                async for event in self._events(response, reader, call.model, deadline):
+                    for delta in self._feed(reader, event, response, call.model):
+                        yield delta
+            if not reader.ended:
+                raise truncated(provider=self.name, model=call.model)
+            yield Delta(reply=reader.reply())
         finally:
-            if pieces is not None:
-                with contextlib.suppress(Exception):
-                    await pieces.aclose()
-        if not reader.ended:
-            raise ProviderUnavailableError(
-                f"google model {call.model!r}: the stream stopped before the answer was complete",
-                provider=self.name,
-            )
-        yield Delta(reply=reader.reply())
+            with contextlib.suppress(Exception):
+                await response.aclose()
 
     async def embed(
         self,
@@ -117,112 +119,213 @@ class GoogleProvider(Provider):
         dimensions: int | None = None,
         timeout_s: float | None = None,
     ) -> EmbeddingReply:
-        config: Any = None if dimensions is None else {"output_dimensionality": dimensions}
+        """Turn texts into vectors, in order, in requests of a hundred.
+
+        Gemini's embeddings are charged by the token, and not every model's answer counts them:
+        `raw_usage` is empty then, and whoever asked has to estimate.
+        """
+        deadline = _deadline(timeout_s)
+        path = _model_path(model)
         vectors: list[tuple[float, ...]] = []
-        usage, raw = Usage(), {}
-        try:
-            async with asyncio.timeout(timeout_s):
-                for start in range(0, len(texts), _MAX_TEXTS):
-                    contents: Any = [
-                        {"parts": [{"text": t}]} for t in texts[start : start + _MAX_TEXTS]
-                    ]
-                    response = await self._models().embed_content(
-                        model=model, contents=contents, config=config
-                    )
-                    vectors += [tuple(e.values or ()) for e in response.embeddings or ()]
-                    told = _plain(response).get("usageMetadata")
-                    if told:
-                        raw = told
-                        usage = Usage(usage.input_tokens + google_usage(told).input_tokens)
-        except Exception as error:
-            raise self._translate(error, model) from None
-        return EmbeddingReply(tuple(vectors), usage, model, raw_usage=raw)
+        raw: dict[str, Any] = {}
+        for start in range(0, len(texts), _MAX_TEXTS):
+            requests = [
+                {
+                    "model": path,
+                    "content": {"parts": [{"text": text}]},
+                    **({} if dimensions is None else {"outputDimensionality": dimensions}),
+                }
+                for text in texts[start : start + _MAX_TEXTS]
+            ]
+            response = await self._send(
+                f"{path}:batchEmbedContents", {"requests": requests}, model, deadline
+            )
+            (data,) = await self._read_whole(response, model, deadline)
+            try:
+                found = [tuple(map(float, e["values"])) for e in data["embeddings"]]
+                told = data.get("usageMetadata") or {}
+                for name, count in told.items():
+                    if isinstance(count, int):
+                        raw[name] = raw.get(name, 0) + count
+            except _MISSHAPEN:
+                raise self._unreadable(response, model) from None
+            if len(found) != len(requests):
+                raise ProviderUnavailableError(
+                    f"google model {model!r} answered {len(requests)} texts with "
+                    f"{len(found)} vectors",
+                    provider=self.name,
+                    status_code=200,
+                )
+            vectors += found
+        return EmbeddingReply(tuple(vectors), google_usage(raw), model, raw_usage=raw)
 
     async def aclose(self) -> None:
         client, self._sdk = self._sdk, None
+        http, self._http = self._http, None
         if client is not None:
             await client.aio.aclose()
             client.close()
+        if http is not None:
+            await http.aclose()
 
-    def _models(self) -> Any:
+    def _client(self) -> Client:
         if self._sdk is None:
-            from google.genai import Client
+            import httpx2
+            from google.genai import Client, types
 
-            options: dict[str, Any] = {"retry_options": {"attempts": 1}}
-            if self.config.base_url is not None:
-                options["base_url"] = self.config.base_url
-            if self.config.options.get("api_version"):
-                options["api_version"] = self.config.options["api_version"]
+            most = self.config.max_connections
+            self._http = httpx2.AsyncClient(
+                limits=httpx2.Limits(
+                    max_connections=most, max_keepalive_connections=most, keepalive_expiry=30.0
+                ),
+                # The environment's proxies hold as for any program, never for a server right here.
+                trust_env=not is_loopback(self.config.base_url),
+            )
+            options = self.config.options
             self._sdk = Client(
                 api_key=self._secret or "no-key-needed",
                 vertexai=False,
-                http_options=options,  # type: ignore[arg-type]
+                http_options=types.HttpOptions(
+                    base_url=self.config.base_url,
+                    api_version=options.get("api_version"),
+                    headers=dict(options.get("headers") or {}),
+                    retry_options=types.HttpRetryOptions(attempts=1),
+                    httpx_async_client=self._http,
+                ),
             )
-        return self._sdk.aio.models
+        return self._sdk
+
+    async def _ask(
+        self, call: Call, body: dict[str, Any], method: str, deadline: float | None
+    ) -> tuple[httpx2.Response, tuple[str, ...]]:
+        """Send a request; return its response, and the parameters that the server made us drop.
+
+        A server that refuses a parameter by name, at no charge, is asked again without it where
+        dropping is allowed.
+        """
+        path = f"{_model_path(call.model)}:{method}"
+        left_out: tuple[str, ...] = ()
+        while True:
+            try:
+                return await self._send(path, body, call.model, deadline), left_out
+            except RefusedParameterError as error:
+                generation = body.get("generationConfig", {})
+                name = error.param or ""
+                if call.on_unsupported == "error" or name not in generation:
+                    raise
+                del generation[name]
+                left_out += (name,)
+
+    async def _send(
+        self, path: str, body: dict[str, Any], model: str, deadline: float | None
+    ) -> httpx2.Response:
+        """Return a response whose status is 200; its body is still to be read."""
+        try:
+            content = orjson.dumps(body)
+        except TypeError as error:
+            raise InvalidRequestError(f"the request can't be written as JSON: {error}") from None
+        import httpx2
+
+        # The SDK's public methods lead through its models, and streams have no other way.
+        api = self._client()._api_client
+        timeout = httpx2.Timeout(DEFAULT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            async with asyncio.timeout_at(deadline):
+                request = api._build_request("post", path, {}, None)
+                request.data, request.timeout = content, timeout  # type: ignore[assignment]
+                answer = await api._async_request(request, None, stream=True)
+                return cast("httpx2.Response", answer.response_stream)
+        except Exception as error:
+            translated = self._translate(error, model)
+        raise translated
+
+    async def _read_whole(
+        self, response: httpx2.Response, model: str, deadline: float | None
+    ) -> list[Mapping[str, Any]]:
+        """Return the answer that a body holds, or the pieces of one that came in one body."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                content = await response.aread()
+        except Exception as error:
+            raise self._translate(error, model) from None
+        finally:
+            with contextlib.suppress(Exception):
+                await response.aclose()
+        try:
+            data = orjson.loads(content)
+        except ValueError:
+            raise self._unreadable(response, model) from None
+        pieces = data if isinstance(data, list) else [data]
+        if not pieces or not all(isinstance(piece, dict) and piece for piece in pieces):
+            raise self._unreadable(response, model)
+        for piece in pieces:
+            self._raise_error_in(piece, response, model)
+        return pieces
+
+    async def _events(
+        self, response: httpx2.Response, reader: Reader, model: str, deadline: float | None
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        decoder = EventDecoder()
+        chunks = response.aiter_bytes()
+        ended = False
+        while not ended:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    events = decoder.feed(await anext(chunks))
+            except StopAsyncIteration:
+                events, ended = decoder.finish(), True
+            except Exception as error:
+                if reader.ended:  # all was said; only the goodbye was lost
+                    return
+                raise self._translate(error, model) from None
+            for _, said in events:
+                try:
+                    data = orjson.loads(said)
+                except ValueError:
+                    raise unreadable(
+                        said, response.headers, provider=self.name, model=model
+                    ) from None
+                self._raise_error_in(data, response, model)
+                yield data
+
+    def _feed(
+        self, reader: Reader, data: Mapping[str, Any], response: httpx2.Response, model: str
+    ) -> list[Delta]:
+        try:
+            return list(reader.feed(data))
+        except _MISSHAPEN:
+            said = orjson.dumps(data)
+            raise unreadable(said, response.headers, provider=self.name, model=model) from None
+
+    def _raise_error_in(self, data: Any, response: httpx2.Response, model: str) -> None:
+        if isinstance(data, list) and data:
+            data = data[0]
+        if isinstance(data, dict) and data.get("error"):
+            raise error_in_band(
+                data["error"],
+                provider=self.name,
+                model=model,
+                headers=response.headers,
+                secret=self._secret,
+            )
+
+    def _unreadable(self, response: httpx2.Response, model: str) -> ProviderUnavailableError:
+        return unreadable(response.content, response.headers, provider=self.name, model=model)
 
     def _translate(self, error: Exception, model: str) -> Exception:
         """Turn what the SDK and the HTTP library below it raise into an error of ours."""
-        from google.genai import errors
-
         if isinstance(error, NovellusError):
             return error
-        name = f"{self.name} model {model!r}"
-        if not isinstance(error, errors.APIError):
-            seen: BaseException | None = error
-            while seen is not None:
-                if isinstance(seen, TimeoutError) or "Timeout" in type(seen).__name__:
-                    return ProviderTimeoutError(
-                        f"{name} did not answer in time", provider=self.name
-                    )
-                seen = seen.__cause__
-            why = redact(str(error) or type(error).__name__, self._secret)[:300]
-            return ProviderUnavailableError(
-                f"{name} can't be reached, or its answer can't be read: {why}", provider=self.name
+        if type(error) is TimeoutError:
+            return ProviderTimeoutError(
+                f"{self.name} model {model!r} did not answer in time", provider=self.name
             )
-        status, said = error.code or 0, error.message or error.status or "it gave no reason"
-        kind = _classify(status, error.status or "", said, str(error.details))
-        return kind(
-            f"{name}: {redact(str(said), self._secret)[:1000]} (HTTP {status})",
-            provider=self.name,
-            status_code=status or None,
-            retry_after_s=_retry_after_s(error),
-        )
+        return from_sdk(error, provider=self.name, model=model, secret=self._secret)
 
 
-def _classify(status: int, name: str, said: str, details: str) -> type[ProviderError]:
-    if "API_KEY_INVALID" in details or "API key not valid" in said or status in (401, 403):
-        return AuthenticationError  # a wrong key is a 400 here
-    if status == 429 or name == "RESOURCE_EXHAUSTED":
-        return RateLimitError
-    if status in (408, 504) or name == "DEADLINE_EXCEEDED":
-        return ProviderTimeoutError
-    if status >= 500 or not status:
-        return ProviderUnavailableError
-    if _TOO_LONG.search(said):
-        return ContextWindowExceededError
-    if "SAFETY" in details or "blocked" in said.lower():
-        return ContentFilteredError
-    return BadRequestError
+def _model_path(model: str) -> str:
+    return model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
 
 
-def _retry_after_s(error: Any) -> float | None:
-    details = error.details if isinstance(error.details, dict) else {}
-    inner = details.get("error", details)
-    for detail in inner.get("details") or () if isinstance(inner, dict) else ():
-        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
-        found = _DURATION.fullmatch(delay) if isinstance(delay, str) else None
-        if found:
-            return float(found[1])
-    headers = getattr(error.response, "headers", None) or {}
-    try:
-        return float(headers["retry-after"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _plain(response: Any) -> dict[str, Any]:
-    """Return an SDK object as the wire's JSON."""
-    data: dict[str, Any] = response.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"sdk_http_response", "parsed"}
-    )
-    return data
+def _deadline(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s

@@ -38,7 +38,7 @@ from novellus_lab.providers.api_errors import (
     truncated,
     unreadable,
 )
-from novellus_lab.providers.base import Provider, ProviderConfig
+from novellus_lab.providers.base import Provider, ProviderConfig, is_loopback
 from novellus_lab.providers.sse import EventDecoder
 from novellus_lab.providers.usage import openai_embedding_usage
 from novellus_lab.types import EMPTY, Delta, EmbeddingReply, Reply
@@ -296,7 +296,7 @@ class OpenAIProvider(Provider):
                     keepalive_expiry=KEEPALIVE_S,
                 ),
                 # The environment's proxies hold as for any program, never for a server right here.
-                "trust_env": not _is_loopback(self._base_url()),
+                "trust_env": not is_loopback(self._base_url()),
             }
             try:
                 http_client = openai.DefaultAioHttpClient(**settings)
@@ -423,11 +423,6 @@ class OpenAIProvider(Provider):
 def _is_openai(base_url: str) -> bool:
     host = urlsplit(base_url).hostname or ""
     return host == "openai.com" or host.endswith(".openai.com")
-
-
-def _is_loopback(base_url: str | None) -> bool:
-    host = urlsplit(base_url).hostname if base_url else None
-    return host is not None and (host in ("localhost", "::1") or host.startswith("127."))
 
 
 def _plain_json(value: object) -> object:

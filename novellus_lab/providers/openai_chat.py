@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from novellus_lab.providers.api_errors import error_in_band, gave_up, unreadable
-from novellus_lab.providers.base import Call, reject_or_drop
+from novellus_lab.providers.base import Call, reject_or_drop, without_signatures
 from novellus_lab.providers.usage import openai_chat_usage
 from novellus_lab.types import EMPTY, Delta, FinishReason, Reply, ToolCall, Usage
 
@@ -70,7 +70,7 @@ def request_body(
             not allowed.
     """
     params = call.params
-    body: dict[str, Any] = {"model": call.model, "messages": call.messages}
+    body: dict[str, Any] = {"model": call.model, "messages": without_signatures(call.messages)}
     if params:
         body.update((k, v) for k, v in params.items() if k not in CONTROLS)
         body.update(params.get("extra_body") or {})

@@ -15,7 +15,7 @@ import orjson
 
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.providers.api_errors import error_in_band, unreadable
-from novellus_lab.providers.base import Call, reject_or_drop
+from novellus_lab.providers.base import Call, reject_or_drop, without_signatures
 from novellus_lab.providers.openai_chat import (
     CONTROLS,
     MISSHAPEN,
@@ -52,7 +52,9 @@ def request_body(
     params = call.params
     body: dict[str, Any] = {
         "model": call.model,
-        "input": [item for message in call.messages for item in _items(message)],
+        "input": [
+            item for message in without_signatures(call.messages) for item in _items(message)
+        ],
         "store": False,
     }
     body.update((k, v) for k, v in params.items() if k not in CONTROLS)

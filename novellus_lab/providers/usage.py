@@ -69,9 +69,7 @@ def openai_chat_usage(raw: object) -> Usage:
 def openai_embedding_usage(raw: object) -> Usage:
     """Read the usage of the Embeddings API. Some servers state the total alone."""
     usage = _mapping(raw)
-    return _consistent(
-        input_tokens=_first(usage, "prompt_tokens", "total_tokens"), output_tokens=0
-    )
+    return _consistent(input_tokens=_first(usage, "prompt_tokens", "total_tokens"), output_tokens=0)
 
 
 def openai_responses_usage(raw: object, web_searches: int = 0) -> Usage:
