@@ -161,6 +161,9 @@ class Reply:
     """The provider's own usage object, verbatim: history can be priced again from it."""
     response_id: str | None = None
     service_tier: str | None = None
+    other_models: tuple[tuple[str, Usage], ...] = ()
+    """What further models did inside the call, each billed at its own prices and not in `usage`
+    (Anthropic's advisor): (model, usage)."""
     billed_cost_usd: Decimal | None = None
     """What the provider itself says it charged (OpenRouter does)."""
     dropped_params: tuple[str, ...] = ()

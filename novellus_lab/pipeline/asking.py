@@ -135,7 +135,10 @@ class AskForVectors:
             raise ProviderError(
                 f"{model.id} returned {len(reply.vectors)} vectors for {len(self.texts)} texts"
             )
-        return reply
+        if reply.raw_usage or reply.usage.total_tokens:
+            return reply
+        counted = Usage(input_tokens=self.estimated_input_tokens(), estimated=True)
+        return replace(reply, usage=counted)  # this server reports none
 
     def estimated_input_tokens(self) -> int:
         return sum(estimate_tokens(text) for text in self.texts)

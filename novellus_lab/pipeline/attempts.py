@@ -200,7 +200,7 @@ class Attempts:
     def _price(
         self, model: Model, usage: Usage, at: datetime, reply: Reply | EmbeddingReply | None
     ) -> Price:
-        return self._prices.price(
+        price = self._prices.price(
             usage,
             provider=model.provider,
             model=model.name,
@@ -212,6 +212,15 @@ class Attempts:
             service_tier=reply.service_tier if isinstance(reply, Reply) else None,
             billed_cost_usd=reply.billed_cost_usd if isinstance(reply, Reply) else None,
         )
+        if not isinstance(reply, Reply) or not reply.other_models or price.version == "provider":
+            return price
+        others = [
+            self._prices.price(
+                used, provider=model.provider, model=name, at=at, base_url=model.config.base_url
+            )
+            for name, used in reply.other_models
+        ]
+        return self._prices.together([price, *others])
 
     def _charge_for_failure(
         self,

@@ -115,6 +115,22 @@ class PriceBook:
                 lines = (*lines, PriceLine("fees", 1, None, fees))
         return Price(cost_usd=total, lines=lines, fees_usd=fees, version=version)
 
+    def together(self, prices: Sequence[Price]) -> Price:
+        """Add up the prices of what several models did in one call. Unknown if one of them is."""
+        unknown = next((price for price in prices if price.cost_usd is None), None)
+        if unknown is not None:
+            return Price(cost_usd=None, version=unknown.version, reason=unknown.reason)
+        total = fees = ZERO
+        for price in prices:
+            total = EXACT.add(total, price.cost_usd or ZERO)
+            fees = EXACT.add(fees, price.fees_usd or ZERO)
+        return Price(
+            cost_usd=total,
+            lines=tuple(line for price in prices for line in price.lines),
+            fees_usd=fees,
+            version=", ".join(dict.fromkeys(price.version for price in prices)),
+        )
+
     def estimate(
         self,
         *,

@@ -14,9 +14,15 @@ from novellus_lab.errors import (
     ProviderTimeoutError,
 )
 from novellus_lab.providers import anthropic_messages
-from novellus_lab.providers.api_errors import error_in_band, from_sdk, truncated, unreadable
-from novellus_lab.providers.base import Provider, ProviderConfig
-from novellus_lab.providers.sse import EventDecoder
+from novellus_lab.providers.api_errors import (
+    RefusedParameterError,
+    error_in_band,
+    from_sdk,
+    truncated,
+    unreadable,
+)
+from novellus_lab.providers.base import Provider, ProviderConfig, is_loopback
+from novellus_lab.providers.sse import EventDecoder, drain
 from novellus_lab.types import Delta, Reply
 
 if TYPE_CHECKING:
@@ -29,11 +35,15 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 10.0
+_NEEDED = frozenset({"model", "messages", "max_tokens", "stream", "tools", "system"})
 _MISSHAPEN = (KeyError, TypeError, IndexError, AttributeError, ValueError)
 
 
 class AnthropicProvider(Provider):
-    """Claude.
+    """Claude, by the Messages API.
+
+    `params` are that API's own (`thinking`, `output_config`, `top_k`, `metadata`, …); `tools` among
+    them (web search, say) stand beside the call's.
 
     Options (of the provider in the configuration):
         headers: sent with every request (`anthropic-beta`, say).
@@ -48,6 +58,7 @@ class AnthropicProvider(Provider):
         super().__init__(config)
         self._secret = config.api_key.get_secret_value() if config.api_key else None
         self._sdk: anthropic.AsyncAnthropic | None = None
+        self._refused: dict[str, frozenset[str]] = {}
 
     @classmethod
     def unavailable_because(cls, config: ProviderConfig) -> str | None:
@@ -58,51 +69,59 @@ class AnthropicProvider(Provider):
 
     async def complete(self, call: Call) -> Reply:
         body, dropped = anthropic_messages.request_body(call, provider=self.name)
-        response = await self._send(body, call, stream=False)
-        try:
-            data = orjson.loads(response.content)
-            if data.get("type") == "error":
-                raise error_in_band(
-                    data.get("error"), provider=self.name, model=call.model, secret=self._secret
-                )
-            return anthropic_messages.read_reply(data, dropped=dropped)
-        except _MISSHAPEN:
-            raise unreadable(
-                response.content, response.headers, provider=self.name, model=call.model
-            ) from None
+        response, left_out = await self._ask(body, call)
+        return self._read_whole(response, call.model, dropped + left_out)
 
     async def stream(self, call: Call) -> AsyncIterator[Delta]:
         body, dropped = anthropic_messages.request_body(call, provider=self.name)
         loop = asyncio.get_running_loop()
         deadline = None if call.timeout_s is None else loop.time() + call.timeout_s
-        response = await self._send({**body, "stream": True}, call, stream=True)
+        response, left_out = await self._ask({**body, "stream": True}, call)
         reader = anthropic_messages.StreamReader(
-            provider=self.name, model=call.model, dropped=dropped, secret=self._secret
+            response.headers,
+            provider=self.name,
+            model=call.model,
+            dropped=dropped + left_out,
+            secret=self._secret,
         )
         decoder = EventDecoder()
         chunks = response.aiter_bytes()
-        data = b""
+        data, ended = b"", False
         try:
-            while not reader.complete:
+            if response.headers.get("content-type", "").startswith("application/json"):
+                # Some gateways answer whole, or send an error as a plain body.
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        data = await response.aread()
+                except Exception as error:
+                    raise self._translate(error, call.model) from None
+                reply = self._read_whole(response, call.model, dropped + left_out)
+                yield Delta(content=reply.content, reasoning=reply.reasoning or "")
+                yield Delta(reply=reply)
+                return
+            while not reader.complete and not ended:
                 try:
                     async with asyncio.timeout_at(deadline):
                         events = decoder.feed(await anext(chunks))
                 except StopAsyncIteration:
-                    events = decoder.finish()
-                    if not events:
-                        raise truncated(provider=self.name, model=call.model) from None
+                    events, ended = decoder.finish(), True
                 except Exception as error:
+                    if reader.said_all:  # only the goodbye was lost
+                        break
                     raise self._translate(error, call.model) from None
                 for _, data in events:
                     for delta in reader.feed(data):
                         yield delta
+            if not reader.said_all:
+                raise truncated(provider=self.name, model=call.model)
             reply = reader.reply()
+            await drain(chunks)
+            yield Delta(reply=reply)
         except _MISSHAPEN:
             raise unreadable(data, response.headers, provider=self.name, model=call.model) from None
         finally:
             with contextlib.suppress(Exception):
                 await response.aclose()
-        yield Delta(reply=reply)
 
     async def aclose(self) -> None:
         client, self._sdk = self._sdk, None
@@ -118,7 +137,9 @@ class AnthropicProvider(Provider):
             settings: dict[str, Any] = {
                 "limits": httpx2.Limits(
                     max_connections=most, max_keepalive_connections=most, keepalive_expiry=30.0
-                )
+                ),
+                # The environment's proxies hold as for any program, never for a server right here.
+                "trust_env": not is_loopback(self.config.base_url),
             }
             try:
                 http_client: Any = anthropic.DefaultAioHttpClient(**settings)
@@ -135,7 +156,31 @@ class AnthropicProvider(Provider):
             )
         return self._sdk
 
-    async def _send(self, body: dict[str, Any], call: Call, *, stream: bool) -> httpx2.Response:
+    async def _ask(
+        self, body: dict[str, Any], call: Call
+    ) -> tuple[httpx2.Response, tuple[str, ...]]:
+        """Send a request; return its response, and the parameters that the server made us drop.
+
+        A server that refuses a parameter by name, at no charge, is asked again without it where
+        dropping is allowed.
+        """
+        may_drop = call.on_unsupported == "drop"
+        known = self._refused.get(call.model, frozenset()) if may_drop else frozenset()
+        left_out = tuple(name for name in known if name in body)
+        for name in left_out:
+            del body[name]
+        while True:
+            try:
+                return await self._send(body, call), left_out
+            except RefusedParameterError as error:
+                name = error.param or ""
+                if not may_drop or name in _NEEDED or name not in body:
+                    raise
+                self._refused[call.model] = self._refused.get(call.model, frozenset()) | {name}
+                del body[name]
+                left_out += (name,)
+
+    async def _send(self, body: dict[str, Any], call: Call) -> httpx2.Response:
         import anthropic
         import httpx2
 
@@ -155,13 +200,30 @@ class AnthropicProvider(Provider):
                         "headers": {"Content-Type": "application/json"},
                         "timeout": httpx2.Timeout(limit, connect=min(limit, CONNECT_TIMEOUT_S)),
                     },
-                    stream=stream,
+                    stream=body.get("stream", False),
                     stream_cls=anthropic.AsyncStream[object],
                 )
                 return cast("httpx2.Response", response)
         except Exception as error:
             translated = self._translate(error, call.model)
         raise translated
+
+    def _read_whole(self, response: httpx2.Response, model: str, dropped: tuple[str, ...]) -> Reply:
+        try:
+            data = orjson.loads(response.content)
+            if data.get("error"):
+                raise error_in_band(
+                    data["error"],
+                    provider=self.name,
+                    model=model,
+                    headers=response.headers,
+                    secret=self._secret,
+                )
+            return anthropic_messages.read_reply(data, dropped=dropped)
+        except _MISSHAPEN:
+            raise unreadable(
+                response.content, response.headers, provider=self.name, model=model
+            ) from None
 
     def _translate(self, error: Exception, model: str) -> Exception:
         if isinstance(error, NovellusError):

@@ -39,7 +39,7 @@ from novellus_lab.providers.api_errors import (
     unreadable,
 )
 from novellus_lab.providers.base import Provider, ProviderConfig, is_loopback
-from novellus_lab.providers.sse import EventDecoder
+from novellus_lab.providers.sse import EventDecoder, drain
 from novellus_lab.providers.usage import openai_embedding_usage
 from novellus_lab.types import EMPTY, Delta, EmbeddingReply, Reply
 
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 10.0
 KEEPALIVE_S = 30.0
-DRAIN_S = 0.1
 NO_KEY = "no-key-needed"
 
 _JSON = {"Content-Type": "application/json"}
@@ -173,7 +172,7 @@ class OpenAIProvider(Provider):
             if not reader.complete:
                 raise truncated(provider=self.name, model=call.model)
             reply = reader.reply()
-            await _drain(chunks)
+            await drain(chunks)
             yield Delta(reply=reply)
         finally:
             with contextlib.suppress(Exception):
@@ -469,11 +468,3 @@ def _added(total: dict[str, Any] | None, usage: Mapping[str, Any]) -> dict[str, 
 
 async def _once(whole: bytes) -> AsyncIterator[bytes]:
     yield whole
-
-
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Read the few bytes after the end, so that the connection can be used again."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(DRAIN_S):
-            async for _ in chunks:
-                pass

@@ -6,8 +6,13 @@ matter to the providers' APIs. Data stays bytes: JSON parsers take them as they 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -62,3 +67,14 @@ class EventDecoder:
             elif field == b"event":
                 self._name = value.decode("utf-8", "replace")
         return events
+
+
+DRAIN_S = 0.1
+
+
+async def drain(chunks: AsyncIterator[bytes]) -> None:
+    """Read the few bytes after the last event, so that the connection can be used again."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in chunks:
+                pass
