@@ -291,7 +291,7 @@ def classify(
         return error(ContentFilteredError)
     if codes & _CONTEXT_CODES:
         return error(ContextWindowExceededError)
-    if status in (400, 413, 422) and _CONTEXT_WORDS.search(message):
+    if status in (0, 400, 413, 422, 500) and _CONTEXT_WORDS.search(message):
         return error(ContextWindowExceededError)
     if codes & _NO_MONEY_CODES or status == 402 or _NO_MONEY_WORDS.search(message):
         return error(
