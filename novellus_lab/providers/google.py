@@ -54,7 +54,7 @@ class GoogleProvider(Provider):
     `cachedContent`, `serviceTier`, `labels`), in camelCase or snake_case.
 
     Options (of the provider in the configuration):
-        api_version: `v1beta` (default) or another.
+        api_version: `v1beta`, say; the SDK's choice where it is left out.
         headers: sent with every request.
     """
 
