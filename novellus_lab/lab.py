@@ -388,10 +388,14 @@ class Lab:
             since: a duration back from now (`"1h"`, `"7d"`, a timedelta), a time, or None for all.
             until: a time to stop before.
             limit: at most so many rows.
+
+        Raises:
+            StoreUnavailableError: the database does not answer, or does not take what waits.
         """
         from novellus_lab.analytics.requests import read_requests
 
         runtime = self._live()
+        self._database.revive()
         runtime.flush(10.0)
         return read_requests(self._database.conninfo, since, until=until, limit=limit)
 

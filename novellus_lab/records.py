@@ -53,8 +53,7 @@ class RequestRecord:
     cache_source_id: UUID | None = None
 
     usage: Usage | None = None
-    """Of the answer. Columns: input_tokens, output_tokens, cached_input_tokens, cache_write_tokens,
-    reasoning_tokens, usage_estimated."""
+    """Of the answer. Its fields are columns of the same names; `estimated` is usage_estimated."""
     raw_usage: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     price_version: str | None = None
     cost_usd: Decimal | None = None

@@ -6,7 +6,11 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from novellus_lab.errors import InvalidRequestError, MissingDependencyError
+from novellus_lab.errors import (
+    InvalidRequestError,
+    MissingDependencyError,
+    StoreUnavailableError,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -37,6 +41,7 @@ def read_requests(
 
     Raises:
         InvalidRequestError: `since` is no duration or time.
+        StoreUnavailableError: the database does not answer.
         MissingDependencyError: Polars or the Arrow driver is not installed.
     """
     try:
@@ -47,14 +52,18 @@ def read_requests(
             f"reading the log as a frame needs {error.name}: pip install 'novellus_lab[analytics]'"
         ) from None
     start = starting(since)
-    query = f"SELECT {_COLUMNS} FROM ai_requests WHERE created_at >= $1 AND created_at < $2"  # noqa: S608
+    query = f"SELECT {_COLUMNS} FROM public.ai_requests WHERE created_at >= $1 AND created_at < $2"  # noqa: S608
     query += " ORDER BY created_at DESC, id DESC"
     if limit is not None:
         query += f" LIMIT {int(limit)}"
     end = until or datetime(9999, 1, 1, tzinfo=UTC)
-    with dbapi.connect(_uri(conninfo)) as connection, connection.cursor() as cursor:
-        cursor.execute(query, (start, end))
-        table = cursor.fetch_arrow_table()
+    try:
+        with dbapi.connect(_uri(conninfo)) as connection, connection.cursor() as cursor:
+            cursor.execute(query, (start, end))
+            table = cursor.fetch_arrow_table()
+    except dbapi.Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StoreUnavailableError(f"the log can't be read: {reason}") from None
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101
     return frame.with_columns(

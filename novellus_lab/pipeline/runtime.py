@@ -74,7 +74,11 @@ class Runtime:
             PostgresTier(database.conninfo),
             ttl_s=settings.cache.ttl_seconds,
         )
-        log = RequestLog(database.conninfo, database.home / "spool" / database.identity)
+        log = RequestLog(
+            database.conninfo,
+            database.home / "spool" / database.identity,
+            revive=database.revive if database.embedded else None,
+        )
         pipeline = Pipeline(
             settings=settings,
             catalog=catalog,

@@ -7,12 +7,14 @@ Each line begins with a tag that names its table.
 from __future__ import annotations
 
 import json
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from decimal import Decimal
     from uuid import UUID
 
     from novellus_lab.records import RequestRecord
@@ -51,6 +53,7 @@ REQUEST_COLUMNS = (
     "input_audio_tokens",
     "cached_audio_tokens",
     "output_audio_tokens",
+    "output_image_tokens",
     "web_searches",
     "usage_estimated",
     "raw_usage",
@@ -100,6 +103,7 @@ ATTEMPT_COLUMNS = (
     "input_audio_tokens",
     "cached_audio_tokens",
     "output_audio_tokens",
+    "output_image_tokens",
     "web_searches",
     "usage_estimated",
     "raw_usage",
@@ -117,15 +121,18 @@ ATTEMPT_COLUMNS = (
 )
 
 _NULL = "\\N"
-_NO_USAGE = "\t".join([_NULL] * 11)
+_NO_USAGE = "\t".join([_NULL] * 12)
 _REPLACEMENT = "\ufffd"
+_BIG = 1 << 63
+_MAX_LABEL = 300
+"""Characters of an indexed text: an entry of a B-tree holds 2,704 bytes, and some hold two texts."""
 
 
 def record_lines(record: RequestRecord) -> bytes:
     """Return a request's lines: its attempts, then itself.
 
     Every field has a form that PostgreSQL takes: what it can't hold (NUL, half a character) becomes
-    U+FFFD, a number that is none becomes null inside JSON.
+    U+FFFD, a number that is none becomes null inside JSON, a label that an index can't hold is cut.
     """
     lines = [_attempt_line(attempt, record.id) for attempt in record.attempts]
     lines.append(_request_line(record))
@@ -149,7 +156,7 @@ def _request_line(r: RequestRecord) -> str:
             _text(r.error_message),
             _text(r.requested_model),
             _text(r.picked_model),
-            _text(r.model),
+            _label(r.model),
             _text(r.provider),
             _text(r.response_model),
             _text(r.strategy),
@@ -163,9 +170,9 @@ def _request_line(r: RequestRecord) -> str:
             _NO_USAGE if r.usage is None else _usage(r.usage),
             _json(r.raw_usage) if r.raw_usage else _NULL,
             _text(r.price_version),
-            _plain(r.cost_usd),
-            _plain(r.fees_usd),
-            _plain(r.uncached_cost_usd),
+            _money(r.cost_usd),
+            _money(r.fees_usd),
+            _money(r.uncached_cost_usd),
             _plain(r.latency_ms),
             _plain(r.ttft_ms),
             _plain(r.queue_ms),
@@ -174,9 +181,9 @@ def _request_line(r: RequestRecord) -> str:
             _plain(r.overhead_ms),
             _plain(r.original_latency_ms),
             _json(r.tags) if r.tags else "{}",
-            _text(r.session_id),
-            _text(r.experiment),
-            _text(r.arm),
+            _label(r.session_id),
+            _label(r.experiment),
+            _label(r.arm),
             _text(r.priority),
             _NULL if r.prompt_hash is None else "\\\\x" + r.prompt_hash.hex(),
             _json(r.params) if r.params else "{}",
@@ -206,8 +213,8 @@ def _attempt_line(a: Attempt, request_id: UUID) -> str:
             _plain(a.ttft_ms),
             _usage(a.usage),
             _json(a.raw_usage) if a.raw_usage else _NULL,
-            _plain(price.cost_usd),
-            _plain(price.fees_usd),
+            _money(price.cost_usd),
+            _money(price.fees_usd),
             _text(price.version or None),
             _text(price.reason),
             _json([_price_line(line) for line in price.lines]) if price.lines else _NULL,
@@ -215,7 +222,7 @@ def _attempt_line(a: Attempt, request_id: UUID) -> str:
             _text(a.response_id),
             _text(a.error_class),
             _text(a.error_message),
-            _plain(a.status_code),
+            _NULL if a.status_code is None else _within(a.status_code, 1 << 31),
             _plain(a.retry_after_s) + "\n",
         )
     )
@@ -231,30 +238,52 @@ def _price_line(line: Any) -> dict[str, Any]:
 
 
 def _usage(u: Usage) -> str:
-    if u.cached_input_tokens or u.cache_write_tokens or u.reasoning_tokens or _is_rich(u):
-        return (
-            f"{u.input_tokens}\t{u.output_tokens}\t{u.cached_input_tokens}\t"
-            f"{u.cache_write_tokens}\t{u.cache_write_1h_tokens}\t{u.reasoning_tokens}\t"
-            f"{u.input_audio_tokens}\t{u.cached_audio_tokens}\t{u.output_audio_tokens}\t"
-            f"{u.web_searches}\t{'t' if u.estimated else 'f'}"
-        )
     estimated = "t" if u.estimated else "f"
-    return f"{u.input_tokens}\t{u.output_tokens}\t0\t0\t0\t0\t0\t0\t0\t0\t{estimated}"
-
-
-def _is_rich(u: Usage) -> int:
-    return (
-        u.cache_write_1h_tokens
-        or u.input_audio_tokens
-        or u.cached_audio_tokens
-        or u.output_audio_tokens
-        or u.web_searches
+    rare = (
+        u.cached_input_tokens,
+        u.cache_write_tokens,
+        u.cache_write_1h_tokens,
+        u.reasoning_tokens,
+        u.input_audio_tokens,
+        u.cached_audio_tokens,
+        u.output_audio_tokens,
+        u.output_image_tokens,
+        u.web_searches,
     )
+    if 0 <= u.input_tokens < _BIG and 0 <= u.output_tokens < _BIG and not any(rare):
+        return f"{u.input_tokens}\t{u.output_tokens}\t0\t0\t0\t0\t0\t0\t0\t0\t0\t{estimated}"
+    kinds = [_within(number, _BIG) for number in (u.input_tokens, u.output_tokens, *rare)]
+    return "\t".join([*kinds, estimated])
+
+
+def _within(number: int, limit: int) -> str:
+    """A count that can't be one is unknown; the provider's own words are in raw_usage."""
+    return str(number) if 0 <= number < limit else _NULL
 
 
 def _plain(value: Any) -> str:
     """A number: its text needs no escape. NaN and infinity are values of PostgreSQL's floats."""
     return _NULL if value is None else str(value)
+
+
+def _money(value: Decimal | None) -> str:
+    """Dollars; what is no amount, or beyond what `numeric` holds, is unknown."""
+    if value is None:
+        return _NULL
+    text = str(value)
+    # Exponents, NaN and infinity have letters; they, and giants, are rare.
+    if text[-1].isdigit() and len(text) < 1_000 and "E" not in text and "N" not in text:
+        return text
+    exponent = value.as_tuple().exponent
+    if isinstance(exponent, int) and exponent > -1_000 and value.adjusted() < 1_000:
+        return text
+    return _NULL
+
+
+def _label(value: str | None) -> str:
+    if value is not None and len(value) > _MAX_LABEL:
+        value = value[: _MAX_LABEL - 1] + "…"
+    return _text(value)
 
 
 def _uuid(value: UUID | None) -> str:
@@ -315,6 +344,8 @@ def _clean(value: Any, depth: int) -> Any:
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if depth > 100:
         return "…"
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
     if hasattr(value, "items"):
         return {_clean(str(k), depth): _clean(v, depth + 1) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

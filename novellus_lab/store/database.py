@@ -14,12 +14,20 @@ from novellus_lab.errors import (
     ConfigurationError,
     HomeNotWritableError,
     SchemaVersionError,
+    StoreError,
     StoreUnavailableError,
 )
 from novellus_lab.store.embedded import EmbeddedServer, start_embedded
 from novellus_lab.store.migrate import check_schema, migrate
 
 _CONNECT_TIMEOUT_S = 10
+# A server that vanishes in the middle of a session says nothing: without these, minutes pass.
+_NOTICE_SILENCE = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 @dataclass(frozen=True)
@@ -90,13 +98,15 @@ def open_database(home: Path, database_url: str | None, *, may_migrate: bool = T
         may_migrate: otherwise an older schema is an error.
 
     Raises:
-        StoreUnavailableError: it can't be started or reached.
+        StoreUnavailableError: it can't be started or reached, or not by this user.
+        StoreError: its encoding is not UTF8.
         ExtensionMissingError: it lacks pgvector.
         SchemaVersionError: its schema is newer, or older and may not be migrated.
     """
     database = reach_database(home, database_url)
     try:
         with _connect(database) as connection:
+            _refuse_other_encodings(connection, database)
             behind = check_schema(connection)
         if behind and not may_migrate:
             raise SchemaVersionError(
@@ -104,6 +114,11 @@ def open_database(home: Path, database_url: str | None, *, may_migrate: bool = T
             )
         if behind:
             migrate(database.conninfo)
+    except psycopg.Error as error:
+        database.close()
+        raise StoreUnavailableError(
+            f"PostgreSQL at {database.where} can't be used: {cause(error)}"
+        ) from None
     except BaseException:
         database.close()
         raise
@@ -125,6 +140,15 @@ def reach_database(home: Path, database_url: str | None) -> Database:
     return database
 
 
+def _refuse_other_encodings(connection: psycopg.Connection, database: Database) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise StoreError(
+            f"the database {database.where} has the encoding {encoding}, which can't hold every "
+            f"text: create one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
 def _given(home: Path, url: str) -> Database:
     try:
         parts = conninfo_to_dict(url)
@@ -142,6 +166,8 @@ def _given(home: Path, url: str) -> Database:
     where = f"{host}:{port}/{name}"
     conninfo = make_conninfo(
         url,
+        **{name: value for name, value in _NOTICE_SILENCE.items() if name not in parts},
+        client_encoding="UTF8",
         application_name=parts.get("application_name") or "novellus_lab",
         connect_timeout=parts.get("connect_timeout") or _CONNECT_TIMEOUT_S,
     )
@@ -153,22 +179,22 @@ def _connect(database: Database) -> psycopg.Connection:
     try:
         return psycopg.connect(database.conninfo, autocommit=True)
     except psycopg.OperationalError as error:
-        cause = _cause(str(error))
+        why = cause(error)
         raise StoreUnavailableError(
-            f"PostgreSQL at {database.where} can't be used: {cause}. {_advice(cause)}, or leave "
+            f"PostgreSQL at {database.where} can't be used: {why}. {_advice(why)}, or leave "
             f"database_url out to use the embedded server."
         ) from None
 
 
-def _cause(said: str) -> str:
-    """Return what matters in libpq's message: what the server said, or why it was not reached."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def cause(error: BaseException) -> str:
+    """Return what matters in an error of libpq: what the server said, or why it was not reached."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # One attempt an address, the last one last; behind it stand questions and tab-indented hints.
     for line in reversed(lines):
         for mark in ("FATAL:", "failed: ", "error: "):
             if mark in line:
                 return line.rsplit(mark, 1)[-1].strip().rstrip(".")
-    return lines[0].rstrip(".") if lines else "no reason was given"
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _advice(cause: str) -> str:

@@ -119,6 +119,7 @@ def migrate(conninfo: str) -> list[str]:
             connection.execute("SET client_min_messages = warning")
             while name := _apply_next(connection):
                 applied.append(name)
+            connection.execute("SELECT public.novellus_ensure_partitions()")
     except psycopg.errors.ReadOnlySqlTransaction:
         raise StoreUnavailableError(
             f"{_place(connection)} is read-only (a standby?), and its schema has to be migrated: "

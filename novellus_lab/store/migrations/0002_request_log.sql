@@ -30,6 +30,7 @@ CREATE TABLE ai_requests (
     input_audio_tokens     bigint,
     cached_audio_tokens    bigint,
     output_audio_tokens    bigint,
+    output_image_tokens    bigint,
     web_searches           bigint,
     usage_estimated        boolean,
     raw_usage              jsonb,
@@ -90,6 +91,7 @@ CREATE TABLE ai_request_attempts (
     input_audio_tokens     bigint,
     cached_audio_tokens    bigint,
     output_audio_tokens    bigint,
+    output_image_tokens    bigint,
     web_searches           bigint,
     usage_estimated        boolean,
     raw_usage              jsonb,
@@ -119,14 +121,21 @@ CREATE TABLE ai_log_segments (
     updated_at       timestamptz NOT NULL DEFAULT now()
 );
 
+-- Called by every log writer now and then. It must not hold the log up: where somebody else is at it,
+-- or a long query keeps the table, a later call makes the partition, months ahead of its need.
 CREATE FUNCTION novellus_ensure_partitions(months_ahead int DEFAULT 2) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+SET search_path = public, pg_temp
+SET lock_timeout = '3s'
+AS $$
 DECLARE
     parent text;
     start  timestamp;
     part   text;
 BEGIN
-    PERFORM pg_advisory_xact_lock(1313821783);
+    IF NOT pg_try_advisory_xact_lock(1313821783) THEN
+        RETURN;
+    END IF;
     FOREACH parent IN ARRAY ARRAY['ai_requests', 'ai_request_attempts'] LOOP
         FOR ahead IN 0..months_ahead LOOP
             start := date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead);
@@ -137,7 +146,7 @@ BEGIN
                         'CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)',
                         part, parent, start AT TIME ZONE 'UTC',
                         (start + interval '1 month') AT TIME ZONE 'UTC');
-                EXCEPTION WHEN check_violation THEN
+                EXCEPTION WHEN check_violation OR lock_not_available THEN
                     -- Rows of that month are in the default partition already: they stay there.
                     NULL;
                 END;
@@ -156,6 +165,7 @@ COMMENT ON COLUMN ai_requests.kind IS 'chat or embedding';
 COMMENT ON COLUMN ai_requests.status IS 'ok, error, cancelled, or refused (by us: nothing was sent)';
 COMMENT ON COLUMN ai_requests.requested_model IS 'The model_id that the caller asked for; NULL: the router chose';
 COMMENT ON COLUMN ai_requests.picked_model IS 'What the strategy picked, with probability propensity; failover may have led elsewhere';
+COMMENT ON COLUMN ai_requests.session_id IS 'Cut after 300 characters, as experiment and arm are';
 COMMENT ON COLUMN ai_requests.model IS 'The model that answered, or failed last';
 COMMENT ON COLUMN ai_requests.response_model IS 'Its name as the provider states it';
 COMMENT ON COLUMN ai_requests.candidates IS 'All that could have answered: model_id, probability, score, and why dropped';
@@ -165,6 +175,7 @@ COMMENT ON COLUMN ai_requests.cache_similarity IS 'Of a semantic hit, 0 to 1';
 COMMENT ON COLUMN ai_requests.cache_source_id IS 'The request that made the cached answer';
 COMMENT ON COLUMN ai_requests.input_tokens IS 'Includes cached input and cache writes. For a cache hit, those of the source';
 COMMENT ON COLUMN ai_requests.output_tokens IS 'Includes reasoning. For a cache hit, those of the source';
+COMMENT ON COLUMN ai_requests.output_image_tokens IS 'Part of output_tokens that is images';
 COMMENT ON COLUMN ai_requests.usage_estimated IS 'Counted by us: the provider never reported (abandoned streams)';
 COMMENT ON COLUMN ai_requests.raw_usage IS 'The provider''s own usage object';
 COMMENT ON COLUMN ai_requests.price_version IS 'On whose word: config, provider, local, or genai-prices and its version';
