@@ -320,6 +320,10 @@ class GoogleProvider(Provider):
             return ProviderTimeoutError(
                 f"{self.name} model {model!r} did not answer in time", provider=self.name
             )
+        if isinstance(error, UnicodeError):  # the SDK reads a refusal as text
+            return ProviderUnavailableError(
+                f"{self.name} model {model!r} answered with what is no text", provider=self.name
+            )
         return from_sdk(error, provider=self.name, model=model, secret=self._secret)
 
 

@@ -7,7 +7,9 @@ drop what they don't know, nested schemas of tools and the ids of calls among it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import urlsplit
@@ -37,12 +39,14 @@ from novellus_lab.providers.base import (
     signed_call_id,
     without_signatures,
 )
+from novellus_lab.providers.sse import DRAIN_S
 from novellus_lab.providers.usage import ollama_usage
 from novellus_lab.types import EMPTY, Delta, EmbeddingReply, FinishReason, Reply, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    import httpx
     import ollama
 
     from novellus_lab.providers.base import Call
@@ -165,6 +169,9 @@ class OllamaProvider(Provider):
                 if delta is not None:
                     yield delta
                 if reply is not None:
+                    with contextlib.suppress(Exception):  # the end, for the connection's next use
+                        async with asyncio.timeout(DRAIN_S):
+                            await anext(answer, None)
                     yield Delta(reply=reply)
         finally:
             if answer is not None:
@@ -285,9 +292,17 @@ class OllamaProvider(Provider):
             return ProviderTimeoutError(
                 f"ollama model {model!r} did not answer in time", provider=self.name
             )
-        status = getattr(error, "status_code", None)
-        if isinstance(status, int):
-            return self._refusal(error, status, model)
+        # What the client makes of a refusal lacks its headers, or fails to be made.
+        response = _response_below(error)
+        if response is not None:
+            return self._refusal(response, model)
+        if hasattr(error, "status_code"):  # an error line in a 200 stream
+            return error_in_band(
+                getattr(error, "error", None) or str(error),
+                provider=self.name,
+                model=model,
+                secret=self._secret,
+            )
         if isinstance(error, ValueError | TypeError):  # a line that is no JSON, or no object
             return ProviderUnavailableError(
                 f"ollama model {model!r} answered with what can't be read as JSON",
@@ -299,19 +314,25 @@ class OllamaProvider(Provider):
         cause = below if isinstance(below, Exception) else error
         return from_sdk(cause, provider=self.name, model=model, secret=self._secret)
 
-    def _refusal(self, error: Exception, status: int, model: str) -> NovellusError:
-        said = str(getattr(error, "error", ""))
-        if status == 404 and "not found" in said:
+    def _refusal(self, response: httpx.Response, model: str) -> NovellusError:
+        if response.status_code == 404 and re.search(rb"model .*not found", response.content):
             return BadRequestError(
                 f"ollama model {model!r} is not installed: `ollama pull {model}`",
                 provider=self.name,
-                status_code=status,
+                status_code=404,
             )
-        # The client keeps the text of a refusal; its headers are only in what is below.
-        response = getattr(error.__context__, "response", None)
+        return from_response(response, provider=self.name, model=model, secret=self._secret)
+
+
+def _response_below(error: BaseException) -> httpx.Response | None:
+    """Return the HTTP response that an error of the client came from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        response: httpx.Response | None = getattr(seen, "response", None)
         if response is not None:
-            return from_response(response, provider=self.name, model=model, secret=self._secret)
-        return error_in_band(said, provider=self.name, model=model, secret=self._secret)
+            return response
+        seen = seen.__context__
+    return None
 
 
 def _deadline(timeout_s: float | None) -> float | None:
