@@ -7,7 +7,8 @@ NovellusError
 ├── InvalidRequestError           the call itself is wrong; nothing was sent, nothing was spent
 │   ├── UnknownModelError
 │   ├── UnknownStrategyError
-│   └── UnsupportedParameterError the chosen provider can't honour a parameter
+│   ├── UnsupportedParameterError the chosen provider can't honour a parameter
+│   └── NotSupportedYetError      this package can't do it yet
 ├── NoModelAvailableError         no candidate was left to send the request to
 ├── DeadlineExceededError         the call's total deadline passed
 ├── ProviderError                 a provider said no, or could not be heard
@@ -67,6 +68,10 @@ class UnsupportedParameterError(InvalidRequestError):
     Set `on_unsupported: drop` on the model or its provider to send the request without it
     (the drop is then recorded in `dropped_params`).
     """
+
+
+class NotSupportedYetError(InvalidRequestError, NotImplementedError):
+    """What was asked for has its place in the interface, and does nothing yet."""
 
 
 class NoModelAvailableError(NovellusError):
@@ -196,7 +201,9 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     import difflib
 
     lowered = {k.lower(): k for k in known}
-    near = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    asked = name.lower()
+    near = [lowered[k] for k in lowered if len(asked) > 2 and asked in k][:3]
+    near = near or [lowered[m] for m in difflib.get_close_matches(asked, lowered, n=3)]
     if near:
         return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
     if not known:

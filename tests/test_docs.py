@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
 
 import pytest
-from pydantic import BaseModel
-
-from novellus_lab.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -33,18 +26,3 @@ def test_every_page_of_the_docs_is_on_the_map() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").glob("**/*.md")}
     assert {page for page in pages - {"index.md"} if f"]({page})" not in index} == set()
-
-
-def keys(section: type[BaseModel]) -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        yield name
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from keys(kind)
-
-
-def test_every_key_of_the_configuration_is_explained() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    explained = set(re.findall(r"`(\w+)`", page)) | set(re.findall(r"^## (.*)$", page, re.M))
-    explained |= {name for names in explained for name in names.split(", ")}
-    assert set(keys(Settings)) - explained == set()

@@ -27,6 +27,8 @@ _PASSWORD_WORD = re.compile(r"(?i)\b(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)
 
 def without_password(text: str) -> str:
     """Return a URL or a libpq string with its login masked, fit for a message."""
+    if "//" not in text and "@" in text:  # a URL whose scheme was forgotten
+        return f"***@{text.rpartition('@')[2]}"
     return _PASSWORD_WORD.sub(r"\1***", _LOGIN.sub("***@", text))
 
 

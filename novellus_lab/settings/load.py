@@ -68,6 +68,7 @@ def load_settings(
             f"{document.source} holds itself, or is nested too deeply"
         ) from None
     _name_models(settings, document)
+    _refuse_what_does_nothing(settings, document)
     settings._environ = variables
     settings._source = document.source
     settings._home = str(home) if home is not None else variables.get("NOVELLUS_HOME") or None
@@ -86,9 +87,17 @@ class _Document:
 
     def where(self, path: KeyPath) -> str:
         """Name the place of a key: `config/ai_models.yaml, line 12: models[2].temperature`."""
-        known = (path[:length] for length in range(len(path), 0, -1))
-        line = next((self._lines[p] for p in known if p in self._lines), None)
+        line = self.line(path)
         return f"{self.source}{f', line {line}' if line else ''}: {_dotted(path)}"
+
+    def line(self, path: KeyPath) -> int | None:
+        """Return the line of a key, or of the nearest one above it."""
+        for length in range(len(path), 0, -1):
+            *above, last = path[:length]
+            for key in ((*above, last), (*above, str(last))):  # a key may be written as a number
+                if key in self._lines:
+                    return self._lines[key]
+        return None
 
 
 def _read(path: Path) -> _Document:
@@ -156,7 +165,8 @@ def _add_azure_version(data: dict[str, Any], variables: Mapping[str, str]) -> No
 
 def _explain(error: ValidationError, document: _Document) -> str:
     problems = []
-    for detail in error.errors(include_url=False, include_context=False):
+    details = error.errors(include_url=False, include_context=False)
+    for detail in sorted(details, key=lambda d: document.line(d["loc"]) or 0):
         path: KeyPath = detail["loc"]
         if path and path[-1] == "[key]":
             path = path[:-1]
@@ -188,9 +198,8 @@ def _shown(path: KeyPath, value: Any) -> str:
     last = next((p for p in reversed(path) if isinstance(p, str)), "")
     if names_a_secret(last) or last.endswith("_env") or isinstance(value, (Mapping, list, tuple)):
         return ""
-    value = getattr(value, "text", value)
-    text = without_password(value) if isinstance(value, str) else value
-    shown = repr(text)
+    written = getattr(value, "text", None)
+    shown = written or repr(without_password(value) if isinstance(value, str) else value)
     return f", not {shown if len(shown) <= 100 else shown[:100] + '…'}"
 
 
@@ -212,6 +221,17 @@ def _fields_at(path: KeyPath) -> list[str]:
         inner = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
         section = inner[0] if inner else annotation
     return list(getattr(section, "model_fields", {}))
+
+
+def _refuse_what_does_nothing(settings: Settings, document: _Document) -> None:
+    """Nobody shall rely on a budget that bounds nothing."""
+    problems = [
+        f"{document.where((name,))} is not supported yet: leave it out"
+        for name, value in (("budgets", settings.budgets), ("limits", settings.limits))
+        if value
+    ]
+    if problems:
+        raise ConfigurationError("\n".join(problems))
 
 
 def _name_models(settings: Settings, document: _Document) -> None:

@@ -35,7 +35,9 @@ CAPABILITIES = (
     "embedding",
 )
 
-_SECRET_NAME = re.compile(r"(^|[_-])(api_?key|authorization|password|passwd|secret|token)$", re.I)
+_SECRET_NAME = re.compile(
+    r"(^|[_-])(api[_-]?key|authorization|password|passwd|secret|token)$", re.I
+)
 _VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
