@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING
 
 from novellus_lab.cache.entry import CacheEntry
 from novellus_lab.cache.key import cache_key
-from novellus_lab.errors import (
-    ContextWindowExceededError,
-    NoModelAvailableError,
-    ResponseParseError,
-)
+from novellus_lab.errors import ResponseParseError
 from novellus_lab.pipeline.asking import AskForAnswer
 from novellus_lab.pipeline.recording import answered_record, failed_record, hit_record
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.pipeline.trace import Trace
-from novellus_lab.routing.strategies import Explicit, Option, RoutingContext, strategy_named
-from novellus_lab.tokens import estimate_message_tokens
-from novellus_lab.types import CacheOutcome, Candidate, Chunk, Completion, Route
+from novellus_lab.routing.strategies import Explicit, RoutingContext, strategy_named
+from novellus_lab.types import CacheOutcome, Chunk, Completion, Route
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,24 +23,17 @@ if TYPE_CHECKING:
 
     from novellus_lab.cache.manager import ResponseCache
     from novellus_lab.pipeline.attempts import Attempts
+    from novellus_lab.pipeline.candidates import Candidates
     from novellus_lab.pipeline.catalog import Catalog, Model
     from novellus_lab.pipeline.recording import ContentPolicy
     from novellus_lab.pipeline.request import Request
-    from novellus_lab.pricing import PriceBook
     from novellus_lab.routing.latency import LatencyTracker
     from novellus_lab.routing.strategies import Strategy
-    from novellus_lab.settings import Settings
+    from novellus_lab.settings import RuleSettings, Settings
     from novellus_lab.store.request_log import RequestLog
     from novellus_lab.types import Reply
 
     Emit = Callable[[Chunk], Awaitable[None]]
-
-_EXPECTED_OUTPUT_TOKENS = 256
-"""Assumed length of an answer when costs are compared beforehand and nothing better is known."""
-
-_CONTEXT_SLACK = 1.25
-"""Token counts made without the model's own tokenizer are estimates: only what is surely too long
-is refused before it is sent."""
 
 _EXPLICIT = Explicit()
 
@@ -59,6 +47,8 @@ class Plan:
     strategy: Strategy
     key: bytes | None
     """None when the cache is off for this request."""
+    rule: RuleSettings | None = None
+    """The rule that decided, if one did."""
 
 
 class Pipeline:
@@ -69,10 +59,10 @@ class Pipeline:
         *,
         settings: Settings,
         catalog: Catalog,
+        candidates: Candidates,
         strategies: dict[str, Strategy],
         attempts: Attempts,
         cache: ResponseCache,
-        prices: PriceBook,
         log: RequestLog,
         content: ContentPolicy,
         latencies: LatencyTracker,
@@ -80,10 +70,10 @@ class Pipeline:
     ) -> None:
         self._settings = settings
         self._catalog = catalog
+        self._candidates = candidates
         self._strategies = strategies
         self._attempts = attempts
         self._cache = cache
-        self._prices = prices
         self._log = log
         self._content = content
         self._latencies = latencies
@@ -96,25 +86,21 @@ class Pipeline:
         Raises:
             UnknownModelError, UnknownStrategyError, NoModelAvailableError
         """
+        rule: RuleSettings | None = None
+        if request.strategy is not None:
+            strategy_named(request.strategy, self._strategies)
         if request.model_id is not None:
-            models: tuple[Model, ...] = (self._catalog.available(request.model_id),)
+            models: tuple[Model, ...] = (self._candidates.named(request.model_id),)
             name: str = _EXPLICIT.name
             strategy: Strategy = _EXPLICIT
-            if request.strategy is not None:
-                strategy_named(request.strategy, self._strategies)
-            if models[0].is_embedding:
-                raise NoModelAvailableError(
-                    f"{models[0].id} makes embeddings, not answers: use lab.embed"
-                )
         else:
-            name = request.strategy or self._settings.load_balancing.default_strategy
+            rule, models = self._candidates.pool(request)
+            fallback = rule.strategy if rule else self._settings.load_balancing.default_strategy
+            name = request.strategy or fallback
             strategy = strategy_named(name, self._strategies)
-            models = self._catalog.chat_pool
-            if not models:
-                raise NoModelAvailableError(self._catalog.why_empty())
         key = None
         policy = request.cache_policy
-        if self._caching and request.use_cache and not policy.no_store:
+        if self._may_cache(request, models) and not policy.no_store:
             key = cache_key(
                 self._catalog.scope(models),
                 request.messages_json,
@@ -124,7 +110,17 @@ class Pipeline:
                 experiment=request.experiment,
                 arm=request.arm,
             )
-        return Plan(models, name, strategy, key)
+        return Plan(models, name, strategy, key, rule)
+
+    def _may_cache(self, request: Request, models: tuple[Model, ...]) -> bool:
+        if not (self._caching and request.use_cache):
+            return False
+        limit = self._settings.cache.max_temperature
+        if limit is None:
+            return True
+        asked = request.params.get("temperature")
+        hottest = asked if asked is not None else max(m.settings.temperature or 0 for m in models)
+        return bool(hottest <= limit)
 
     def cached_locally(self, request: Request, plan: Plan) -> Completion | None:
         """Answer from this process's memory, if it is there: nothing waits, nothing is awaited."""
@@ -206,8 +202,8 @@ class Pipeline:
 
     def _route(self, request: Request, plan: Plan, trace: Trace) -> list[Model]:
         started = time.perf_counter()
-        kept, dropped = self._that_fit(request, plan.models)
-        options = [self._option(model, request) for model in kept]
+        kept, dropped = self._candidates.that_fit(request, plan.models, plan.rule)
+        options = [self._candidates.option(model, request) for model in kept]
         context = RoutingContext(self._random, self._latencies, request.stream)
         ranking = plan.strategy.rank(options, context)
         picked = ranking.picked
@@ -216,65 +212,12 @@ class Pipeline:
             candidates=ranking.order + dropped,
             picked=picked.model_id,
             propensity=picked.probability,
+            rule=plan.rule.name if plan.rule else None,
         )
         by_id = {model.id: model for model in kept}
         order = [by_id[candidate.model_id] for candidate in ranking.order]
         trace.route_ms = (time.perf_counter() - started) * 1000
         return order
-
-    def _that_fit(
-        self, request: Request, models: tuple[Model, ...]
-    ) -> tuple[list[Model], tuple[Candidate, ...]]:
-        """Drop models whose context window the prompt surely exceeds."""
-        size = len(request.messages_json)
-        tokens: int | None = None
-        kept, dropped = [], []
-        for model in models:
-            window = model.settings.context_window
-            if window is not None and size > window:  # a token is at least a byte
-                if tokens is None:
-                    tokens = estimate_message_tokens(
-                        request.messages, request.params.get("tools", ())
-                    )
-                if tokens > window * _CONTEXT_SLACK:
-                    why = f"about {tokens:,} tokens exceed its context window of {window:,}"
-                    dropped.append(Candidate(model.id, dropped=why))
-                    continue
-            kept.append(model)
-        if not kept:
-            widest = max(models, key=lambda m: m.settings.context_window or 0)
-            raise ContextWindowExceededError(
-                f"the prompt has about {tokens:,} tokens, more than any candidate takes "
-                f"({widest.id}: {widest.settings.context_window:,}); shorten it or add a model with "
-                f"a larger context_window. Nothing was sent.",
-                model=widest.id,
-                provider=widest.provider,
-            )
-        return kept, tuple(dropped)
-
-    def _option(self, model: Model, request: Request) -> Option:
-        def expected_cost_usd() -> Decimal | None:
-            asked = request.params.get("max_tokens", model.settings.max_tokens)
-            return self._prices.estimate(
-                provider=model.provider,
-                model=model.name,
-                input_tokens=estimate_message_tokens(
-                    request.messages, request.params.get("tools", ())
-                ),
-                output_tokens=min(asked or _EXPECTED_OUTPUT_TOKENS, _EXPECTED_OUTPUT_TOKENS),
-                at=request.created_at,
-                configured=model.prices,
-                base_model=model.settings.base_model,
-                base_url=model.config.base_url,
-            )
-
-        weight = model.settings.weight
-        return Option(
-            model.id,
-            weight=1.0 if weight is None else weight,
-            priority=model.settings.priority,
-            expected_cost_usd=expected_cost_usd,
-        )
 
     def _complete(self, request: Request, plan: Plan, reply: Reply, trace: Trace) -> Completion:
         model = trace.answered_by

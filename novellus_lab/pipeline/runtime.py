@@ -16,6 +16,7 @@ from novellus_lab.cache.manager import ResponseCache
 from novellus_lab.cache.memory import MemoryTier
 from novellus_lab.cache.postgres import PostgresTier
 from novellus_lab.pipeline.attempts import Attempts
+from novellus_lab.pipeline.candidates import Candidates
 from novellus_lab.pipeline.catalog import Catalog
 from novellus_lab.pipeline.embedding import Embedder
 from novellus_lab.pipeline.loop_thread import LoopThread
@@ -63,6 +64,8 @@ class Runtime:
         """
         strategies = make_strategies()
         strategy_named(settings.load_balancing.default_strategy, strategies)
+        for rule in settings.load_balancing.rules:
+            strategy_named(rule.strategy, strategies)
         catalog = Catalog(settings)
         random = Random(seed)
         prices = PriceBook()
@@ -82,10 +85,10 @@ class Runtime:
         pipeline = Pipeline(
             settings=settings,
             catalog=catalog,
+            candidates=Candidates(catalog, settings.load_balancing.rules, prices, latencies),
             strategies=strategies,
             attempts=attempts,
             cache=cache,
-            prices=prices,
             log=log,
             content=content,
             latencies=latencies,

@@ -22,7 +22,6 @@ def openai_model(name: str, url: str, **more: Any) -> dict[str, Any]:
         "provider": "openai",
         "model_name": name,
         "base_url": f"{url}/v1",
-        "capabilities": ["chat"],
         "input_token_cost": 1,
         "output_token_cost": 2,
         **more,
