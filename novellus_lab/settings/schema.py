@@ -389,6 +389,19 @@ class Settings(Section):
         return self._redis_url
 
     @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Name what is set and does nothing in this version, so that nobody relies on it."""
+        named = []
+        if self.cache.semantic_cache.enabled:
+            named.append("cache.semantic_cache (only equal requests are answered from the cache)")
+        if self._redis_url is not None:
+            named.append("redis_url (memory and PostgreSQL are the cache's tiers)")
+        limited = [m.model_id for m in self.models if m.rpm is not None or m.tpm is not None]
+        if limited:
+            named.append(f"rpm and tpm of {', '.join(limited)}")
+        return tuple(named)
+
+    @property
     def chat_models(self) -> tuple[ModelSettings, ...]:
         return tuple(m for m in self.models if "embedding" not in m.capabilities)
 
