@@ -1,7 +1,8 @@
 """The shared tier: PostgreSQL's `ai_response_cache`.
 
 Reads that wait at the same time go as one query, writes go in the background: neither a burst of
-misses nor a slow disk is felt by a call. A fault of the database makes every read a miss.
+misses nor a slow disk is felt by a call. While the database does not answer every read is a miss,
+at once: a task of its own, and no call, waits for it to come back.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,20 +20,22 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from novellus_lab.cache.entry import CacheEntry
+from novellus_lab.store.database import cause
+from novellus_lab.store.storable import storable_text
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
 logger = logging.getLogger("novellus_lab.cache")
 
 _READ = """
-SELECT cache_key, response::text FROM ai_response_cache
+SELECT cache_key, response::text FROM public.ai_response_cache
 WHERE cache_key = ANY(%s) AND (expires_at IS NULL OR expires_at > now())
 """
 
 _WRITE = """
-INSERT INTO ai_response_cache (cache_key, kind, model, provider, prompt, response, cost_usd,
-                               latency_ms, source_request_id, created_at, expires_at)
+INSERT INTO public.ai_response_cache (cache_key, kind, model, provider, prompt, response, cost_usd,
+                                      latency_ms, source_request_id, created_at, expires_at)
 VALUES (%s, %s, %s, %s, %s, %s::json, %s, %s, %s, %s, %s)
 ON CONFLICT (cache_key) DO UPDATE SET
     kind = excluded.kind, model = excluded.model, provider = excluded.provider,
@@ -41,15 +45,26 @@ ON CONFLICT (cache_key) DO UPDATE SET
 """
 
 _COUNT_HITS = """
-UPDATE ai_response_cache AS c SET hits = c.hits + h.n, last_hit_at = now()
+UPDATE public.ai_response_cache AS c SET hits = c.hits + h.n, last_hit_at = now()
 FROM unnest(%s::bytea[], %s::bigint[]) AS h (cache_key, n) WHERE c.cache_key = h.cache_key
+"""
+
+# By the index on expires_at, a few at a time, and none that another process is at.
+_PURGE = """
+DELETE FROM public.ai_response_cache WHERE cache_key IN (
+    SELECT cache_key FROM public.ai_response_cache WHERE expires_at <= now()
+    ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)
 """
 
 _READ_BATCH = 500
 _WRITE_BATCH = 200
+_PURGE_BATCH = 500
 _MAX_WAITING_WRITES = 10_000
-_RETRY_AFTER_S = 1.0
-_HITS_EVERY_S = 1.0
+_MAX_WAITING_HITS = 100_000
+_MIN_BACKOFF_S = 0.1
+_MAX_BACKOFF_S = 5.0
+
+_FAULTS = (psycopg.Error, OSError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +78,38 @@ class TierStats:
 
 
 class PostgresTier:
-    """Runs on one event loop; every method but `count_hit` must be called there."""
+    """Runs on one event loop; every method but `count_hit` must be called there.
 
-    def __init__(self, conninfo: str, *, read_timeout_s: float = 2.0) -> None:
+    Args:
+        conninfo: the database.
+        read_timeout_s: a read that takes longer is a miss.
+        tend_every_s: how often hits are written.
+        purge_every_s: how often expired entries are removed, 500 at a time.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        read_timeout_s: float = 2.0,
+        tend_every_s: float = 1.0,
+        purge_every_s: float = 60.0,
+    ) -> None:
         self._conninfo = conninfo
         self._read_timeout_s = read_timeout_s
+        self._tend_every_s = tend_every_s
+        self._purge_every_s = purge_every_s
         self._reader: psycopg.AsyncConnection[Any] | None = None
         self._writer: psycopg.AsyncConnection[Any] | None = None
         self._waiting: deque[tuple[bytes, asyncio.Future[CacheEntry | None]]] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._writes: deque[tuple[CacheEntry, str | None]] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._hits: dict[bytes, int] = {}
-        self._down_until = 0.0
-        self._warned = False
+        self._hits: deque[bytes] = deque(maxlen=_MAX_WAITING_HITS)
+        self._tending: asyncio.Task[None] | None = None
+        self._recovering: asyncio.Task[None] | None = None
+        self._down = False
+        self._closed = False
         self._read_errors = self._write_errors = self._dropped = 0
 
     def stats(self) -> TierStats:
@@ -84,12 +117,13 @@ class PostgresTier:
 
     async def get(self, key: bytes) -> CacheEntry | None:
         """Return the unexpired entry, or None: also when the database can't be asked."""
-        if time.monotonic() < self._down_until:
+        if self._down or self._closed:
             return None
         future: asyncio.Future[CacheEntry | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, future))
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
+        self._start_tending()
         return await future
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, CacheEntry]:
@@ -99,37 +133,44 @@ class PostgresTier:
 
     def put(self, entry: CacheEntry, prompt: str | None) -> None:
         """Store an entry soon. `prompt` is shown to people and embedded; None keeps it unstored."""
-        if len(self._writes) >= _MAX_WAITING_WRITES:
-            self._writes.popleft()
-            self._dropped += 1
+        if self._closed:
+            return
         self._writes.append((entry, prompt))
+        self._drop_surplus()
         self._wake_writer()
+        self._start_tending()
 
     def count_hit(self, key: bytes) -> None:
         """Note that an entry was served, from whichever tier. Any thread; written with a delay."""
-        self._hits[key] = self._hits.get(key, 0) + 1
+        self._hits.append(key)
 
     async def flush(self, timeout_s: float = 5.0) -> None:
-        """Return when what was put before is stored, or the time is over."""
-        with contextlib.suppress(TimeoutError):
+        """Return when what was put before is stored, the time is over, or the database is away."""
+        with contextlib.suppress(*_FAULTS):
             async with asyncio.timeout(timeout_s):
-                while self._writes or self._writing is not None:
+                while (self._writes or self._writing is not None) and not self._down:
                     self._wake_writer()
                     await asyncio.sleep(0.005)
-        with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
-            await self._write_hits()
+                if not self._down:
+                    await self._write_hits()
 
     async def close(self) -> None:
+        """Store what waits, if the database answers, and close the connections. Idempotent."""
+        if self._closed:
+            return
         await self.flush(timeout_s=2.0)
-        for task in (self._reading, self._writing):
+        self._closed = True
+        for task in (self._reading, self._writing, self._tending, self._recovering):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                with contextlib.suppress(psycopg.Error):
-                    await connection.close()
+        while self._waiting:
+            _answer(*self._waiting.popleft(), {})
+        await _end(self._reader)
+        await _end(self._writer)
+
+    # --- reading -----------------------------------------------------------------------------
 
     async def _read(self) -> None:
         try:
@@ -139,16 +180,17 @@ class PostgresTier:
                 ]
                 found: dict[bytes, CacheEntry] = {}
                 try:
-                    async with asyncio.timeout(self._read_timeout_s):
-                        found = await self._query(list({key for key, _ in batch}))
-                except (psycopg.Error, OSError, TimeoutError) as error:
+                    if not self._down:
+                        async with asyncio.timeout(self._read_timeout_s):
+                            found = await self._query(list({key for key, _ in batch}))
+                except _FAULTS as error:
                     self._read_errors += len(batch)
-                    await self._drop_reader()
+                    reader, self._reader = self._reader, None
+                    await _end(reader)
                     self._went_down(error)
                 finally:
                     for key, future in batch:
-                        if not future.done():
-                            future.set_result(found.get(key))
+                        _answer(key, future, found)
         finally:
             self._reading = None
 
@@ -162,82 +204,149 @@ class PostgresTier:
                 found[key] = CacheEntry.from_json(key, response)
             except (ValueError, KeyError, TypeError) as error:
                 logger.warning("a cache entry can't be read and counts as a miss: %r", error)
-        self._came_back()
         return found
 
+    # --- writing -----------------------------------------------------------------------------
+
     def _wake_writer(self) -> None:
-        if self._writing is None and self._writes:
+        if self._writing is None and self._writes and not self._down:
             self._writing = asyncio.create_task(self._write())
+
+    def _drop_surplus(self) -> None:
+        while len(self._writes) > _MAX_WAITING_WRITES:
+            self._writes.popleft()
+            self._dropped += 1
 
     async def _write(self) -> None:
         try:
-            while self._writes:
+            while self._writes and not self._down:
                 batch = [
                     self._writes.popleft() for _ in range(min(len(self._writes), _WRITE_BATCH))
                 ]
                 try:
-                    await self._with_writer(lambda c, b=batch: _insert(c, b))  # type: ignore[misc]
-                except (psycopg.OperationalError, OSError, TimeoutError) as error:
+                    await self._store(batch)
+                except _FAULTS as error:
                     self._writes.extendleft(reversed(batch))
+                    self._drop_surplus()
                     self._went_down(error)
-                    await asyncio.sleep(_RETRY_AFTER_S)
-                except psycopg.Error as error:
-                    self._write_errors += len(batch)
-                    logger.warning("%d cache entries could not be stored: %s", len(batch), error)
-                if len(self._hits) > 1000:
-                    with contextlib.suppress(psycopg.Error, OSError):
-                        await self._write_hits()
         finally:
             self._writing = None
 
-    async def _write_hits(self) -> None:
-        if not self._hits:
-            return
-        hits, self._hits = self._hits, {}
+    async def _store(self, batch: list[tuple[CacheEntry, str | None]]) -> None:
+        """Store what can be stored. Raises if the connection is lost: then none may have been."""
+        rows: dict[bytes, tuple[Any, ...]] = {}
+        for entry, prompt in batch:
+            try:
+                rows[entry.key] = _row(entry, prompt)
+            except (TypeError, ValueError) as error:  # half a character, say: no UTF-8 has it
+                self._not_stored(error)
         # One order for all writers, so that two of them can't wait for each other's rows.
-        keys = sorted(hits)
-        await self._with_writer(
-            lambda c: c.execute(_COUNT_HITS, [keys, [hits[key] for key in keys]])
-        )
+        ordered = [rows[key] for key in sorted(rows)]
+        writer = await self._connected_writer()
+        try:
+            async with writer.cursor() as cursor:
+                await cursor.executemany(_WRITE, ordered)
+        except psycopg.Error:
+            if writer.closed:
+                raise
+            for row in ordered:
+                try:
+                    await writer.execute(_WRITE, row)
+                except psycopg.Error as error:
+                    if writer.closed:
+                        raise
+                    self._not_stored(error)
 
-    async def _with_writer(
-        self, work: Callable[[psycopg.AsyncConnection[Any]], Awaitable[Any]]
-    ) -> None:
+    def _not_stored(self, error: Exception) -> None:
+        self._write_errors += 1
+        logger.warning("a cache entry could not be stored: %s", cause(error))
+
+    async def _connected_writer(self) -> psycopg.AsyncConnection[Any]:
         if self._writer is None or self._writer.closed:
             self._writer = await self._connect()
-        await work(self._writer)
+        return self._writer
+
+    # --- in the background -------------------------------------------------------------------
+
+    def _start_tending(self) -> None:
+        if self._tending is None:
+            self._tending = asyncio.create_task(self._tend())
+
+    async def _tend(self) -> None:
+        # Not all processes at once.
+        purge_at = time.monotonic() + self._purge_every_s * random.random()
+        while True:
+            await asyncio.sleep(self._tend_every_s)
+            if self._down:
+                continue
+            try:
+                await self._write_hits()
+                if time.monotonic() >= purge_at:
+                    purge_at = time.monotonic() + self._purge_every_s
+                    if await self._purge() == _PURGE_BATCH:
+                        purge_at = 0.0  # there may be more: go on at the next turn
+            except _FAULTS as error:
+                if self._writer is None or self._writer.closed:
+                    self._went_down(error)
+                else:  # may not delete, say
+                    logger.debug("the shared cache can't be tended: %s", error)
+
+    async def _write_hits(self) -> None:
+        """Add what was counted; when that fails it is lost: these are statistics."""
+        hits = Counter(self._hits.popleft() for _ in range(len(self._hits)))
+        if hits:
+            keys = sorted(hits)
+            writer = await self._connected_writer()
+            await writer.execute(_COUNT_HITS, [keys, [hits[key] for key in keys]])
+
+    async def _purge(self) -> int:
+        writer = await self._connected_writer()
+        return (await writer.execute(_PURGE, [_PURGE_BATCH])).rowcount
+
+    def _went_down(self, error: BaseException) -> None:
+        if self._down or self._closed:
+            return
+        self._down = True
+        logger.warning(
+            "the shared cache can't be reached, calls go on without it: %s",
+            cause(error),
+        )
+        self._recovering = asyncio.create_task(self._recover())
+
+    async def _recover(self) -> None:
+        """Try until the database answers a read again."""
+        backoff_s = _MIN_BACKOFF_S
+        while True:
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+            backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
+            try:
+                async with asyncio.timeout(_MAX_BACKOFF_S):
+                    await self._query([])
+                break
+            except _FAULTS:
+                reader, self._reader = self._reader, None
+                await _end(reader)
+        self._down = False
+        logger.warning("the shared cache is back")
+        self._wake_writer()
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         return await psycopg.AsyncConnection.connect(
             self._conninfo, autocommit=True, connect_timeout=5
         )
 
-    async def _drop_reader(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            with contextlib.suppress(psycopg.Error, OSError):
-                await reader.close()
 
-    def _went_down(self, error: BaseException) -> None:
-        self._down_until = time.monotonic() + _RETRY_AFTER_S
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "the shared cache can't be reached, calls go on without it: %s",
-                str(error).strip() or type(error).__name__,
-            )
-
-    def _came_back(self) -> None:
-        if self._warned:
-            self._warned = False
-            logger.warning("the shared cache is back")
-
-
-async def _insert(
-    connection: psycopg.AsyncConnection[Any], batch: list[tuple[CacheEntry, str | None]]
+def _answer(
+    key: bytes, future: asyncio.Future[CacheEntry | None], found: dict[bytes, CacheEntry]
 ) -> None:
-    async with connection.cursor() as cursor:
-        await cursor.executemany(_WRITE, [_row(entry, prompt) for entry, prompt in batch])
+    if not future.done():
+        future.set_result(found.get(key))
+
+
+async def _end(connection: psycopg.AsyncConnection[Any] | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(psycopg.Error, OSError):
+            await connection.close()
 
 
 def _row(entry: CacheEntry, prompt: str | None) -> tuple[Any, ...]:
@@ -246,7 +355,7 @@ def _row(entry: CacheEntry, prompt: str | None) -> tuple[Any, ...]:
         "chat" if entry.vector is None else "embedding",
         entry.model,
         entry.provider,
-        None if prompt is None else prompt.replace("\x00", "\ufffd"),
+        None if prompt is None else storable_text(prompt),
         entry.to_json().decode(),
         entry.cost_usd,
         entry.original_latency_ms,

@@ -7,10 +7,11 @@ Each line begins with a tag that names its table.
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
+
+from novellus_lab.store.storable import REPLACEMENT, storable_json, storable_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +123,6 @@ ATTEMPT_COLUMNS = (
 
 _NULL = "\\N"
 _NO_USAGE = "\t".join([_NULL] * 12)
-_REPLACEMENT = "\ufffd"
 _BIG = 1 << 63
 _MAX_LABEL = 300
 """Characters of an indexed text: an entry of a B-tree holds 2,704 bytes, and some hold two texts."""
@@ -140,7 +140,7 @@ def record_lines(record: RequestRecord) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+        return storable_text(text).encode()
 
 
 def _request_line(r: RequestRecord) -> str:
@@ -300,7 +300,7 @@ def _text(value: str | None) -> str:
             value.replace("\n", "\\n")
             .replace("\t", "\\t")
             .replace("\r", "\\r")
-            .replace("\x00", _REPLACEMENT)
+            .replace("\x00", REPLACEMENT)
         )
     return value
 
@@ -313,11 +313,11 @@ def _json(value: Any) -> str:
         try:
             text = orjson.dumps(value, default=_to_json).decode()
         except (TypeError, ValueError):
-            text = _dump_anything(value)
+            text = orjson.dumps(storable_json(value)).decode()
     if "\\" in text:
         # A NUL, or half a surrogate pair, written as an escape: rare, so the slow way.
         if "\\u0000" in text or "\\ud" in text:
-            text = _dump_anything(json.loads(text))
+            text = orjson.dumps(storable_json(json.loads(text))).decode()
         text = text.replace("\\", "\\\\")
     return text
 
@@ -326,31 +326,6 @@ def _to_json(value: Any) -> Any:
     if hasattr(value, "items"):
         return dict(value)
     return str(value)
-
-
-def _dump_anything(value: Any) -> str:
-    return orjson.dumps(_clean(value, 0)).decode()
-
-
-def _clean(value: Any, depth: int) -> Any:
-    """Make a value that JSON and jsonb hold out of whatever this is."""
-    if value is None or isinstance(value, (bool, float)):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**64 else str(value)
-    if isinstance(value, str):
-        if "\x00" in value:
-            value = value.replace("\x00", _REPLACEMENT)
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if depth > 100:
-        return "…"
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in fields(value)}
-    if hasattr(value, "items"):
-        return {_clean(str(k), depth): _clean(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_clean(item, depth + 1) for item in value]
-    return _clean(str(value), depth)
 
 
 def _array(values: Sequence[str]) -> str:

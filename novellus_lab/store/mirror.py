@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from novellus_lab.store.storable import storable_json
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -84,17 +86,5 @@ def sync_rules(connection: psycopg.Connection, rules: Sequence[Mapping[str, Any]
 
 
 def _content(config: Any) -> tuple[str, str]:
-    text = orjson.dumps(_storable(config), option=orjson.OPT_SORT_KEYS, default=str)
+    text = orjson.dumps(storable_json(config), option=orjson.OPT_SORT_KEYS, default=str)
     return text.decode(), hashlib.blake2b(text, digest_size=16).hexdigest()
-
-
-def _storable(value: Any) -> Any:
-    """Replace what jsonb can't hold in texts: NUL, and halves of surrogate pairs."""
-    if isinstance(value, str):
-        whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return whole.replace("\x00", "\ufffd")
-    if isinstance(value, dict):
-        return {_storable(str(k)): _storable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(v) for v in value]
-    return value

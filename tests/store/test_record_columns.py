@@ -208,7 +208,7 @@ def comes_back(sent: Any, got: Any) -> bool:
     if isinstance(sent, list):
         return len(sent) == len(got) and all(map(comes_back, sent, got))
     if isinstance(sent, float):
-        return got is None if not math.isfinite(sent) else got == sent
+        return got is None if not math.isfinite(sent) else float(got) == sent
     if isinstance(sent, int) and not isinstance(sent, bool) and not -(2**63) <= sent < 2**64:
         return got == str(sent)
     return bool(got == sent)
