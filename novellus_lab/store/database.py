@@ -158,6 +158,12 @@ def _given(home: Path, url: str) -> Database:
             "database_url is no PostgreSQL URL: it must look like "
             "postgresql://user:password@host:5432/database"
         ) from None
+    if any("@" in str(parts.get(name, "")) for name in ("host", "port", "dbname")):
+        # Parts of a password would be taken for a host, and shown as one.
+        raise ConfigurationError(
+            "database_url can't be read: signs such as / @ : ? in user or password must be written "
+            "percent-encoded (urllib.parse.quote(password, safe=''))"
+        )
     host = str(
         parts.get("host") or parts.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
     )

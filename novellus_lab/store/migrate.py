@@ -114,20 +114,22 @@ def migrate(conninfo: str) -> list[str]:
         StoreError: a migration failed.
     """
     applied = []
+    place = "the database"
     try:
         with psycopg.connect(conninfo, autocommit=True) as connection:
+            place = _place(connection)
             connection.execute("SET client_min_messages = warning")
             while name := _apply_next(connection):
                 applied.append(name)
             connection.execute("SELECT public.novellus_ensure_partitions()")
     except psycopg.errors.ReadOnlySqlTransaction:
         raise StoreUnavailableError(
-            f"{_place(connection)} is read-only (a standby?), and its schema has to be migrated: "
+            f"{place} is read-only (a standby?), and its schema has to be migrated: "
             f"give the primary's URL"
         ) from None
     except psycopg.OperationalError as error:
         raise StoreUnavailableError(
-            f"the database went away during the migration: {_first_line(error)}"
+            f"{place} went away during the migration: {_first_line(error)}"
         ) from None
     return applied
 

@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import psycopg
+from psycopg import sql
 
 from novellus_lab.store.storable import storable_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import psycopg
+logger = logging.getLogger("novellus_lab")
 
-# Two processes that start together must not both close an old version and open a new one.
-_LOCK = "SELECT pg_advisory_xact_lock(%s)"
-
-_MODELS = "SELECT model_id, config_hash FROM ai_models WHERE valid_to IS NULL"
-_CLOSE_MODEL = """
-UPDATE ai_models SET valid_to = now()
-WHERE model_id = %s AND valid_to IS NULL AND config_hash <> %s
+_KNOWN = "SELECT {key}, config_hash FROM public.{table} WHERE valid_to IS NULL"
+# Under the lock: one moment ends the old version and begins the new, later than all before it.
+_MOMENT = "SELECT pg_advisory_xact_lock(%s), clock_timestamp()"
+_CLOSE = """
+UPDATE public.{table} SET valid_to = %(moment)s
+WHERE {key} = %(key)s AND valid_to IS NULL AND config_hash <> %(config_hash)s
 """
-_OPEN_MODEL = """
-INSERT INTO ai_models (model_id, provider, model_name, config, config_hash)
-SELECT %s, %s, %s, %s::jsonb, %s
-WHERE NOT EXISTS (SELECT FROM ai_models WHERE model_id = %s AND valid_to IS NULL)
-"""
-_RULES = "SELECT name, config_hash FROM load_balancing_rules WHERE valid_to IS NULL"
-_CLOSE_RULE = """
-UPDATE load_balancing_rules SET valid_to = now()
-WHERE name = %s AND valid_to IS NULL AND config_hash <> %s
-"""
-_OPEN_RULE = """
-INSERT INTO load_balancing_rules (name, position, config, config_hash)
-SELECT %s, %s, %s::jsonb, %s
-WHERE NOT EXISTS (SELECT FROM load_balancing_rules WHERE name = %s AND valid_to IS NULL)
-"""
+# Where another process recorded the same meanwhile, its row stays.
+_OPEN = "INSERT INTO public.{table} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING"
 
 
 def sync_models(connection: psycopg.Connection, models: Sequence[Mapping[str, Any]]) -> None:
@@ -48,19 +37,16 @@ def sync_models(connection: psycopg.Connection, models: Sequence[Mapping[str, An
         models: each with `model_id`, `provider`, `model_name`, and `config`: what to compare and to
             keep, which names the variable of a key and never holds one.
     """
-    found = {model["model_id"]: (model, *_content(model["config"])) for model in models}
-    with connection.transaction():
-        known: dict[str, str] = dict(connection.execute(_MODELS).fetchall())
-        changed = [name for name, (_, _, digest) in found.items() if known.get(name) != digest]
-        if not changed:
-            return  # nearly always: no lock, no writing
-        connection.execute(_LOCK, [0x4D4F4445])
-        for name in changed:
-            model, config, digest = found[name]
-            connection.execute(_CLOSE_MODEL, [name, digest])
-            connection.execute(
-                _OPEN_MODEL, [name, model["provider"], model["model_name"], config, digest, name]
-            )
+    rows = [
+        {
+            "model_id": model["model_id"],
+            "provider": model["provider"],
+            "model_name": model["model_name"],
+            **_content(model["config"]),
+        }
+        for model in models
+    ]
+    _sync(connection, "ai_models", "model_id", rows, lock=0x4D4F4445)
 
 
 def sync_rules(connection: psycopg.Connection, rules: Sequence[Mapping[str, Any]]) -> None:
@@ -69,22 +55,54 @@ def sync_rules(connection: psycopg.Connection, rules: Sequence[Mapping[str, Any]
     Args:
         rules: in the order in which they are tried; each with `name` and `config`.
     """
-    found = {
-        rule["name"]: (position, *_content({**rule["config"], "position": position}))
+    rows = [
+        {
+            "name": rule["name"],
+            "position": position,
+            **_content({**rule["config"], "position": position}),
+        }
         for position, rule in enumerate(rules)
-    }
-    with connection.transaction():
-        known: dict[str, str] = dict(connection.execute(_RULES).fetchall())
-        changed = [name for name, (_, _, digest) in found.items() if known.get(name) != digest]
-        if not changed:
-            return
-        connection.execute(_LOCK, [0x52554C45])
-        for name in changed:
-            position, config, digest = found[name]
-            connection.execute(_CLOSE_RULE, [name, digest])
-            connection.execute(_OPEN_RULE, [name, position, config, digest, name])
+    ]
+    _sync(connection, "load_balancing_rules", "name", rows, lock=0x52554C45)
 
 
-def _content(config: Any) -> tuple[str, str]:
-    text = orjson.dumps(storable_json(config), option=orjson.OPT_SORT_KEYS, default=str)
-    return text.decode(), hashlib.blake2b(text, digest_size=16).hexdigest()
+def _sync(
+    connection: psycopg.Connection,
+    table: str,
+    key: str,
+    rows: Sequence[dict[str, Any]],
+    *,
+    lock: int,
+) -> None:
+    names = {"table": sql.Identifier(table), "key": sql.Identifier(key)}
+    try:
+        with connection.transaction():
+            known: dict[str, str] = dict(
+                connection.execute(sql.SQL(_KNOWN).format(**names)).fetchall()
+            )
+            changed = [row for row in rows if known.get(row[key]) != row["config_hash"]]
+            if not changed:
+                return  # nearly always: no lock, no writing
+            found = connection.execute(_MOMENT, [lock]).fetchone()
+            moment = found[1] if found else None
+            for row in changed:
+                columns = [*row, "valid_from"]
+                version = {**row, "valid_from": moment, "moment": moment, "key": row[key]}
+                connection.execute(sql.SQL(_CLOSE).format(**names), version)
+                insert = sql.SQL(_OPEN).format(
+                    columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+                    values=sql.SQL(", ").join(map(sql.Placeholder, columns)),
+                    **names,
+                )
+                connection.execute(insert, version)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
+        # An analyst may look at a database that he may not write.
+        logger.warning(
+            "the configuration is not recorded in %s: %s", table, str(error).splitlines()[0]
+        )
+
+
+def _content(config: Any) -> dict[str, str]:
+    text = orjson.dumps(storable_json(config), option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
+    return {"config": text.decode(), "config_hash": digest}
