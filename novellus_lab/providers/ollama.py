@@ -118,7 +118,7 @@ class OllamaProvider(Provider):
         if missing is not None:
             return missing
         host = config.base_url or DEFAULT_HOST
-        parts = urlsplit(host if "://" in host else f"http://{host}")
+        parts = urlsplit(_with_scheme(host))
         port = parts.port or (443 if parts.scheme == "https" else 11434)
         try:
             socket.create_connection((parts.hostname or "127.0.0.1", port), _REACH_S).close()
@@ -236,7 +236,7 @@ class OllamaProvider(Provider):
                 max_connections=most, max_keepalive_connections=most, keepalive_expiry=30.0
             )
             # The environment's proxies hold as for any program, never for a server right here.
-            trust_env = not is_loopback(self._host)
+            trust_env = not is_loopback(_with_scheme(self._host))
             settings: dict[str, Any] = {"limits": limits, "trust_env": trust_env}
             try:
                 from httpx_aiohttp import AiohttpTransport
@@ -322,6 +322,11 @@ class OllamaProvider(Provider):
                 status_code=404,
             )
         return from_response(response, provider=self.name, model=model, secret=self._secret)
+
+
+def _with_scheme(host: str) -> str:
+    """OLLAMA_HOST may be an address alone."""
+    return host if "://" in host else f"http://{host}"
 
 
 def _response_below(error: BaseException) -> httpx.Response | None:
