@@ -47,6 +47,8 @@ _ORPHANS_EVERY_S = 30.0
 _PARTITIONS_EVERY_S = 3600.0
 _DISK_RETRY_S = 1.0
 _MIN_BACKOFF_S = 0.1
+_COMPANY_BYTES = 256 << 10
+"""From so many on, records need no more company."""
 _MAX_BACKOFF_S = 5.0
 _MAX_HELD_BYTES = 64 << 20
 """What memory may hold while the spool itself can't be written."""
@@ -99,7 +101,8 @@ class RequestLog:
         conninfo: the database.
         spool_dir: one for each database; shared by all processes that log to it.
         revive: starts the database if it is ours to start; returns whether it had to.
-        linger_s: how long the writer waits for company before it sends a few records.
+        linger_s: how long the writer waits for company before it sends a few records: sending one
+            costs as much as adding a hundred. Nobody who flushes waits for it.
         chunk_bytes: most that is sent in one transaction.
     """
 
@@ -109,7 +112,7 @@ class RequestLog:
         spool_dir: Path,
         *,
         revive: Callable[[], bool] | None = None,
-        linger_s: float = 0.03,
+        linger_s: float = 0.1,
         chunk_bytes: int = 4 << 20,
     ) -> None:
         self._conninfo = conninfo
@@ -309,18 +312,19 @@ class RequestLog:
     def _main(self) -> None:
         backoff_s = _MIN_BACKOFF_S
         while True:
-            self._news.clear()  # before looking: what comes from here on is news again
+            # Before looking: what comes from here on is news again.
+            self._news.clear()
+            self._urgent.clear()
             if self._stopping:
                 break
             try:
-                busy = self._round()
+                sent_bytes = self._round()
                 self._came_back()
                 backoff_s = _MIN_BACKOFF_S
             except (psycopg.Error, StoreError, OSError) as error:
                 self._went_down(error)
                 # Records keep coming and don't wake us up; somebody who waits for them does.
                 if self._urgent.wait(backoff_s * random.uniform(0.5, 1.0)):
-                    self._urgent.clear()
                     backoff_s = _MIN_BACKOFF_S
                     time.sleep(0.05)
                 else:
@@ -328,18 +332,18 @@ class RequestLog:
                 continue
             except Exception:
                 logger.exception("the log's writer stumbled and goes on")
-                self._urgent.clear()
                 self._urgent.wait(1.0)
                 continue
-            self._urgent.clear()
-            if not busy and self._news.wait(_ORPHANS_EVERY_S) and not self._stopping:
-                time.sleep(self._linger_s)
+            if not sent_bytes:
+                self._news.wait(_ORPHANS_EVERY_S)
+            if sent_bytes < _COMPANY_BYTES:
+                self._urgent.wait(self._linger_s)
         with self._lock:
             self._release()
         self._drop_connection()
 
-    def _round(self) -> bool:
-        """Send what there is; return whether there may be more."""
+    def _round(self) -> int:
+        """Send what there is; return how many bytes that was."""
         now = time.monotonic()
         if now >= self._orphans_at:
             self._orphans_at = now + _ORPHANS_EVERY_S
@@ -347,11 +351,11 @@ class RequestLog:
         with self._lock:
             self._save_what_disk_lacks()
             segments = self._segments()
-        busy = False
+        sent_bytes = 0
         failure: BaseException | None = None
         for segment in segments:
             try:
-                busy = self._send(segment) or busy
+                sent_bytes += self._send(segment)
                 self._drop_if_done(segment)
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 raise
@@ -361,7 +365,7 @@ class RequestLog:
             self._progress.notify_all()
         if failure is not None:
             raise failure
-        return busy
+        return sent_bytes
 
     def _save_what_disk_lacks(self) -> None:
         """Bring to disk what waits in memory, and what lost its file to somebody's `rm`."""
@@ -411,11 +415,11 @@ class RequestLog:
         self._full, self._segment = [], None
         self._released = True
 
-    def _send(self, segment: Segment) -> bool:
-        """Bring a segment home, chunk by chunk; return whether anything was sent."""
-        offset = self._offset(segment)
-        sent = False
-        while offset < segment.size and not self._stopping:
+    def _send(self, segment: Segment) -> int:
+        """Bring home what a segment holds now, chunk by chunk; return how many bytes that was."""
+        offset, size = self._offset(segment), segment.size
+        sent_bytes = 0
+        while offset < size and not self._stopping:
             chunk = segment.read(offset, self._chunk_bytes)
             if not chunk:
                 # Torn by the end of its owner, whose call never returned.
@@ -426,10 +430,10 @@ class RequestLog:
             except _OvertakenError:
                 self._doubtful.add(segment.id)
             offset = self._offset(segment)
-            sent = True
+            sent_bytes += len(chunk)
             with self._progress:
                 self._progress.notify_all()
-        return sent
+        return sent_bytes
 
     def _store(self, segment: Segment, chunk: bytes, offset: int) -> None:
         """COPY a chunk, or, if PostgreSQL refuses a row in it, all of it but that row."""

@@ -127,6 +127,28 @@ def test_a_record_goes_in_by_itself(make_log, database):
     until(lambda: logged_ids(database) == ids)
 
 
+def test_flush_does_not_wait_for_company(make_log, database):
+    log = make_log(linger_s=3600)
+    ids = []
+    for _ in range(3):
+        ids += append(log, 1)
+        log.flush(LONG_S)
+    assert_logged_once(database, ids, log)
+
+
+def test_records_that_come_one_by_one_go_in_together(make_log, database):
+    log = make_log(linger_s=1)
+    for _ in range(100):
+        append(log, 1)
+        time.sleep(0.002)
+    log.flush(LONG_S)
+    with psycopg.connect(database.conninfo) as connection:
+        query = "SELECT count(*), count(DISTINCT xmin::text) FROM ai_requests"
+        [(rows, transactions)] = connection.execute(query).fetchall()
+    assert rows == 100
+    assert transactions < 20
+
+
 def test_flush_of_a_log_without_news_returns(make_log):
     log = make_log()
     log.flush(0)
