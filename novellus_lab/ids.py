@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from random import Random
 from uuid import UUID, SafeUUID
 
-_INT_FROM_BYTES = int.from_bytes
+# Ids are to differ, not to be secret: a system call for each would cost more than the rest.
+_RANDOM_BITS = (_random := Random()).getrandbits
+os.register_at_fork(after_in_child=_random.seed)  # else parent and child draw the same
 _UNKNOWN = SafeUUID.unknown
 _SET = object.__setattr__
 
@@ -26,7 +29,7 @@ def uuid7(time_ns: int | None = None) -> UUID:
         | 0x7000 << 64
         | fraction << 64
         | 0x8000_0000_0000_0000
-        | _INT_FROM_BYTES(os.urandom(8)) >> 2
+        | _RANDOM_BITS(62)
     )
     # UUID(int=...) spends more time on its checks than all of the above.
     result = object.__new__(UUID)
