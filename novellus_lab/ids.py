@@ -8,8 +8,8 @@ from random import Random
 from uuid import UUID, SafeUUID
 
 # Ids are to differ, not to be secret: a system call for each would cost more than the rest.
-_RANDOM_BITS = (_random := Random()).getrandbits
-os.register_at_fork(after_in_child=_random.seed)  # else parent and child draw the same
+_RANDOM = Random()
+os.register_at_fork(after_in_child=_RANDOM.seed)  # else parent and child draw the same
 _UNKNOWN = SafeUUID.unknown
 _SET = object.__setattr__
 
@@ -29,7 +29,7 @@ def uuid7(time_ns: int | None = None) -> UUID:
         | 0x7000 << 64
         | fraction << 64
         | 0x8000_0000_0000_0000
-        | _RANDOM_BITS(62)
+        | _RANDOM.getrandbits(62)
     )
     # UUID(int=...) spends more time on its checks than all of the above.
     result = object.__new__(UUID)
