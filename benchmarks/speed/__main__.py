@@ -1,9 +1,12 @@
-"""`python -m benchmarks.speed`: measure and print the tables."""
+"""Measure and print: `python -m benchmarks.speed --help`; `docs/speed.md` explains each line."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed import cache, calls, imports, log
-from benchmarks.speed.figures import TINY, Effort, Section
+from benchmarks.speed.figures import TINY, Effort, Row, Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-PARTS: dict[str, Callable[[Effort, str | None], Section | tuple[Section, ...]]] = {
+PARTS = {
     "import": imports.measure,
     "calls": calls.measure,
     "cache": cache.measure,
@@ -25,78 +28,108 @@ PARTS: dict[str, Callable[[Effort, str | None], Section | tuple[Section, ...]]] 
 }
 
 
-def main(arguments: Iterable[str] | None = None) -> int:
-    """Return 0 if every promise was kept and every target met, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--only", choices=PARTS, action="append", help="one part; may be repeated")
-    parser.add_argument("--peer-python", help="the Python of an environment that has the peers")
-    parser.add_argument("--json", type=Path, help="write the figures to a file, too")
-    parser.add_argument("--tiny", action="store_true", help="only see that it works")
-    given = parser.parse_args(None if arguments is None else list(arguments))
-    console = Console(width=None if sys.stdout.isatty() else 118, highlight=False)
+def run(parts: Iterable[str], effort: Effort, peer_python: str | None) -> list[Section]:
+    """Measure the named parts, in order."""
     sections: list[Section] = []
-    for name in given.only or PARTS:
-        console.print(f"[dim]measuring: {name} …[/]")
-        found = PARTS[name](TINY if given.tiny else Effort(), given.peer_python)
-        for section in (found,) if isinstance(found, Section) else found:
-            sections.append(section)
-            show(console, section)
-    if given.json:
-        given.json.write_text(json.dumps([as_dict(s) for s in sections], indent=2) + "\n")
-    failed = [row for s in sections for row in s.rows if row.met is False]
-    return 1 if failed or any(s.wrong for s in sections) else 0
+    for part in parts:
+        sections += PARTS[part](effort, peer_python)
+    return sections
 
 
-def show(console: Console, section: Section) -> None:
-    """Print a section as a table, with its notes."""
-    table = Table(title=section.title, title_justify="left", title_style="bold", box=None)
-    table.add_column("")
-    table.add_column("median", justify="right")
-    table.add_column("±", justify="right", style="dim")
-    for name in ("unit", "beside", "target", ""):
-        table.add_column(name, style="dim" if name == "unit" else "")
+def show(section: Section, console: Console) -> None:
+    """Print a section as a table."""
+    table = Table(title=section.title, title_justify="left", title_style="bold", expand=False)
+    for heading, justify in (
+        ("what", "left"),
+        ("median", "right"),
+        ("spread", "right"),
+        ("ours against it", "left"),
+        ("target", "left"),
+        ("verdict", "left"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for row in section.rows:
         verdict = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met]
-        style = "bold" if row.ours else ""
-        figure = f"{row.median:,.0f}" if row.median >= 100 else f"{row.median:.2f}"
-        spread = f"{row.spread:.0%}" if len(row.samples) > 1 else ""
+        spread = f"±{row.spread:.0%}" if len(row.samples) > 1 else ""
         table.add_row(
-            f"[{style}]{row.name}[/]" if style else row.name,
-            figure,
+            row.name,
+            f"{_figure(row.median)} {row.unit}",
             spread,
-            row.unit,
             row.beside,
             row.target,
             verdict,
+            style="bold" if row.ours else None,
         )
     console.print(table)
     for note in section.notes:
-        console.print(f"  [dim]{note}[/]")
-    for wrong in section.wrong:
-        console.print(f"  [red]{wrong}[/]")
+        console.print(f"  {note}", highlight=False)
+    for broken in section.wrong:
+        console.print(f"  [red]wrong:[/] {broken}", highlight=False)
     console.print()
 
 
-def as_dict(section: Section) -> dict[str, object]:
-    """Return a section as plain data."""
+def as_json(sections: list[Section]) -> str:
+    """Every sample, for other programs."""
+    return json.dumps(
+        {
+            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+            "python": platform.python_version(),
+            "sections": [
+                {
+                    "title": s.title,
+                    "rows": [_row_json(r) for r in s.rows],
+                    "notes": s.notes,
+                    "wrong": s.wrong,
+                }
+                for s in sections
+            ],
+        },
+        indent=1,
+    )
+
+
+def _row_json(row: Row) -> dict[str, object]:
     return {
-        "title": section.title,
-        "rows": [
-            {
-                "name": r.name,
-                "unit": r.unit,
-                "median": r.median,
-                "spread": r.spread,
-                "samples": r.samples,
-                "beside": r.beside,
-                "target": r.target,
-                "met": r.met,
-            }
-            for r in section.rows
-        ],
-        "notes": section.notes,
-        "wrong": section.wrong,
+        "name": row.name,
+        "unit": row.unit,
+        "median": statistics.median(row.samples),
+        "samples": row.samples,
+        "ours": row.ours,
+        "beside": row.beside,
+        "target": row.target,
+        "met": row.met,
     }
+
+
+def _figure(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value < 1 else f"{value:.4g}"
+
+
+def main() -> int:
+    """Measure what is asked for; return 1 if a promise (other than of speed) was broken."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--only", action="append", choices=PARTS, help="one part; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument(
+        "--peer-python",
+        metavar="PATH",
+        help="a Python that has litellm and gptcache; by default this one",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="try that it works; the figures mean nothing"
+    )
+    asked = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    sections: list[Section] = []
+    for part in asked.only or PARTS:
+        for section in run([part], TINY if asked.quick else Effort(), asked.peer_python):
+            show(section, console)
+            sections.append(section)
+    if asked.json is not None:
+        asked.json.write_text(as_json(sections), encoding="utf-8")
+    return 1 if any(s.wrong for s in sections) else 0
 
 
 if __name__ == "__main__":

@@ -73,8 +73,7 @@ class Httpx(Contender):
         import httpx
 
         self._client = httpx.Client(trust_env=False)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._aclient = httpx.AsyncClient(trust_env=False, limits=limits)
+        self._aclient = httpx.AsyncClient(trust_env=False)
         self._path = f"{url}/v1/chat/completions"
         self._body = {"model": MODEL, **ASKED}
 

@@ -19,7 +19,7 @@ SDKS = ("openai", "anthropic", "ollama", "google.genai", "litellm")
 LIMIT_S = 0.25
 
 
-def measure(effort: Effort, peer_python: str | None) -> Section:
+def measure(effort: Effort, peer_python: str | None) -> tuple[Section]:
     """Measure imports, and how long the first `Lab()` takes where a server runs already."""
     statements = {
         "import novellus_lab": "import novellus_lab",
@@ -61,7 +61,8 @@ def measure(effort: Effort, peer_python: str | None) -> Section:
         else:
             share = f"`import Lab` takes {median_ratio(whole, seconds):.2f}x"
             rows.append(Row(row.name, row.unit, row.samples, beside=share))
-    return Section("Import: wall time of a fresh interpreter", tuple(rows), tuple(notes), wrong)
+    title = "Import: wall time of a fresh interpreter"
+    return (Section(title, tuple(rows), tuple(notes), wrong),)
 
 
 def _ours(row: Row) -> Row:

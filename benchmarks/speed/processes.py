@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from benchmarks.speed.figures import ROOT
 from novellus_lab.store.database import Database, open_database, resolve_home
@@ -104,13 +103,6 @@ def database() -> Iterator[Database]:
         finally:
             opened.close()
             remove_state(Path(home))
-
-
-def another_database(beside: Database, name: str, template: str = "template0") -> str:
-    """Make a database on the same server; return how to connect to it."""
-    with psycopg.connect(beside.conninfo, autocommit=True, dbname="postgres") as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
-    return make_conninfo(beside.conninfo, dbname=name)
 
 
 def count_rows(conninfo: str, where: str = "true") -> int:
