@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from contextlib import contextmanager
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from novellus_lab.pipeline.catalog import Catalog, Model
     from novellus_lab.store.admin import Status
     from novellus_lab.store.database import Database
 
 app = typer.Typer(
-    help="Look after the lab's models and database.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -37,45 +38,105 @@ Url = Annotated[
 Config = Annotated[Path | None, typer.Option(help="The YAML [default: config/ai_models.yaml]")]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from novellus_lab import __version__
+
+        typer.echo(f"novellus_lab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit", callback=_show_version)
+    ] = False,
+) -> None:
+    """Look after the lab's models and database."""
+
+
 @app.command()
-def models(config: Config = None) -> None:
+def models(
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs, as JSON")] = False,
+) -> None:
     """List the configured models: which can be called, and why the others can't."""
-    from rich.console import Console
-    from rich.table import Table
 
-    from novellus_lab.pipeline.catalog import Catalog
-    from novellus_lab.settings import load_settings
+    def work() -> None:
+        from novellus_lab.pipeline.catalog import Catalog
+        from novellus_lab.settings import load_settings
 
-    def show() -> None:
         settings = load_settings(config)
         catalog = Catalog(settings)
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("model", "provider", "weight", "context", "", "state"):
-            table.add_column(name, justify="right" if name in ("weight", "context") else "left")
-        pool = {m.id for m in catalog.chat_pool}
-        for m in catalog:
-            weight = 1.0 if m.settings.weight is None else m.settings.weight
-            table.add_row(
-                m.id,
-                m.provider,
-                "" if m.is_embedding else f"{weight:g}",
-                f"{m.settings.context_window:,}" if m.settings.context_window else "",
-                "[green]●[/]" if m.unavailable is None else "[dim]○[/]",
-                f"[dim]{m.unavailable}[/]" if m.unavailable else _state(m, pool),
-            )
-        console = Console()
-        console.print(table)
-        console.print(f"\n[dim]{settings.source}; routed automatically: {len(pool)}[/]")
-        if catalog.replays:
-            console.print("[dim]No live model is available: the replay models stand in.[/]")
+        if as_json:
+            typer.echo(json.dumps([_facts_of(m, catalog) for m in catalog], indent=2))
+        else:
+            _show_models(catalog, str(settings.source))
 
-    _run(show)
+    _run(work)
 
 
-def _state(model: Any, pool: set[str]) -> str:
+def _facts_of(model: Model, catalog: Catalog) -> dict[str, Any]:
+    return {
+        "model_id": model.id,
+        "provider": model.provider,
+        "model_name": model.name,
+        "available": model.unavailable is None,
+        "unavailable_because": model.unavailable,
+        "routed": model in catalog.chat_pool,
+        "capabilities": list(model.settings.capabilities),
+        "weight": None if model.is_embedding else _weight(model),
+        "context_window": model.settings.context_window,
+    }
+
+
+def _weight(model: Model) -> float:
+    return 1.0 if model.settings.weight is None else model.settings.weight
+
+
+def _show_models(catalog: Catalog, source: str) -> None:
+    """A block for each provider, those that can be called first, a reason once for all it is of."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    # Piped, a reason must come whole, not wrapped at 80 columns.
+    console = Console(highlight=False, soft_wrap=True)
+    blocks: dict[tuple[str, str | None], list[Model]] = {}
+    for model in catalog:
+        blocks.setdefault((model.provider, model.unavailable), []).append(model)
+    widest = max((len(m.id) for m in catalog), default=0)
+    for (provider, reason), block in sorted(blocks.items(), key=lambda b: b[0][1] is not None):
+        if reason is None:
+            console.print(f"[green]●[/] [bold]{escape(provider)}[/]")
+        else:
+            console.print(f"[dim]○[/] [bold]{escape(provider)}[/]  [dim]{escape(reason)}[/]")
+        table = Table.grid(padding=(0, 2), pad_edge=True)
+        table.add_column(min_width=widest, style="dim" if reason else "")
+        table.add_column(justify="right", min_width=len("1,050,000"), style="dim")
+        table.add_column(style="dim")
+        for m in block:
+            window = f"{m.settings.context_window:,}" if m.settings.context_window else ""
+            table.add_row(escape(m.id), window, _use(m, catalog))
+        console.print(table, crop=False)
+        console.print()
+    if not blocks:
+        console.print("No model is configured.")
+    routed = len(catalog.chat_pool)
+    console.print(f"[dim]{escape(source)}; {routed} routed automatically[/]")
+    if catalog.stands_in:
+        console.print("No live model can be called: recorded answers stand in (replay).")
+
+
+def _use(model: Model, catalog: Catalog) -> str:
     if model.is_embedding:
-        return "available, for embeddings"
-    return "available, routed" if model.id in pool else "available by name"
+        return "embeddings"
+    weight = _weight(model)
+    if model in catalog.chat_pool:
+        return "routed" if weight == 1 else f"routed, weight {weight:g}"
+    if weight == 0 or model.unavailable is None:
+        return "by name only"
+    return "" if weight == 1 else f"weight {weight:g}"
 
 
 @app.command(name="migrate")
@@ -107,7 +168,11 @@ def status(home: Home = None, database_url: Url = None) -> None:
             found = read_status(database)
         # Piped, paths and commands must come whole.
         console = Console(highlight=False, soft_wrap=True)
-        console.print(_facts(found))
+        shown = ""
+        for name, value in (facts := _facts(found)):
+            label = "" if name == shown else name
+            console.print(f"[dim]{label:<{max(len(n) for n, _ in facts)}}[/]  {value}")
+            shown = name
         if found.tables:
             console.print()
             console.print(_rows(found))
@@ -115,10 +180,9 @@ def status(home: Home = None, database_url: Url = None) -> None:
     _run(work)
 
 
-def _facts(found: Status) -> Table:
+def _facts(found: Status) -> list[tuple[str, str]]:
     from rich.filesize import decimal
     from rich.markup import escape
-    from rich.table import Table
 
     current = found.schema == found.latest
     advice = "upgrade novellus_lab" if found.schema > found.latest else "run `novellus db migrate`"
@@ -146,12 +210,7 @@ def _facts(found: Status) -> Table:
     for process in found.processes or ():
         ours = " [dim](this command)[/]" if process.pid == os.getpid() else ""
         facts.append(("used by", f"{process.pid} [dim]{escape(process.command[:100])}[/]{ours}"))
-    table = Table.grid(padding=(0, 2))
-    shown = ""
-    for name, value in facts:
-        table.add_row("" if name == shown else f"[dim]{name}[/]", value)
-        shown = name
-    return table
+    return facts
 
 
 def _rows(found: Status) -> Table:
