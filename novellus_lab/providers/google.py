@@ -174,7 +174,10 @@ class GoogleProvider(Provider):
             from google.genai import Client, types
 
             most = self.config.max_connections
+            # Made once: the SDK would make three of its own, for clients that we don't use.
+            trusted = httpx2.create_ssl_context()
             self._http = httpx2.AsyncClient(
+                verify=trusted,
                 limits=httpx2.Limits(
                     max_connections=most, max_keepalive_connections=most, keepalive_expiry=30.0
                 ),
@@ -191,6 +194,8 @@ class GoogleProvider(Provider):
                     headers=dict(options.get("headers") or {}),
                     retry_options=types.HttpRetryOptions(attempts=1),
                     httpx_async_client=self._http,
+                    client_args={"verify": trusted},
+                    async_client_args={"verify": trusted, "ssl": trusted},
                 ),
             )
         return self._sdk
