@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import inspect
 import logging
 import os
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
-from novellus_lab.errors import InvalidRequestError, NovellusError
+from novellus_lab.errors import InvalidRequestError, NovellusError, did_you_mean
 from novellus_lab.pipeline.batch import batch_items, run_batch
 from novellus_lab.pipeline.embedding import build_embedding_request
 from novellus_lab.pipeline.recording import refused_record
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from novellus_lab.cache.policy import CachePolicy
+    from novellus_lab.pipeline.embedding import EmbeddingRequest
     from novellus_lab.pipeline.pipeline import Plan
     from novellus_lab.pipeline.request import Request
+    from novellus_lab.store.database import Database
     from novellus_lab.types import BatchFailure, Completion, Message
 
 logger = logging.getLogger("novellus_lab")
@@ -110,7 +114,8 @@ class Lab:
         StoreError: the database can't be started, reached or used.
 
     A lab may be used from many threads, inside a running event loop, and after fork. It is a
-    context manager, sync and async; at interpreter exit it closes itself.
+    context manager, sync and async; when nobody holds it any more, and at interpreter exit, it
+    closes itself.
     """
 
     def __init__(
@@ -123,8 +128,6 @@ class Lab:
         redact: Callable[[str], str] | None = None,
         seed: int | None = None,
     ) -> None:
-        self._closed = False
-        self._runtime_lock = threading.Lock()
         self._redact = redact
         self._seed = seed
         self._settings = load_settings(
@@ -136,13 +139,17 @@ class Lab:
         )
         try:
             mirror_configuration(self._settings, self._database.conninfo)
-            self._runtime = Runtime.open(self._settings, self._database, redact=redact, seed=seed)
+            runtime = Runtime.open(self._settings, self._database, redact=redact, seed=seed)
         except BaseException:
             self._database.close()
             raise
-        if self._runtime.catalog.stands_in:
+        self._held = _Held(runtime, self._database)
+        weakref.finalize(self, _close_forgotten, self._held).atexit = False
+        if runtime.catalog.stands_in:
             logger.warning("%s", _STAND_IN)
-        _open_labs.add(self)
+        for setting in self._settings.without_effect:
+            logger.warning("%s has no effect in this version", setting)
+        _open_labs.add(self._held)
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -177,8 +184,9 @@ class Lab:
             prompt: one user message; or give `messages`.
             messages: a conversation in OpenAI's form, for every provider: roles system, user,
                 assistant, tool; images as `image_url` parts.
-            model_id: the model to ask (`gpt-4o`, or `provider/name` where two share a name). Without
-                it the router picks one.
+            model_id: the model to ask (`gpt-4o`, or `provider/name` where two share a name); no
+                other stands in for it. Without it the router picks one of a pool, and when that
+                one fails the next.
             max_tokens: longest answer, in tokens.
             temperature: 0 to 2.
             top_p: 0 to 1.
@@ -189,7 +197,7 @@ class Lab:
             response_format: `"json"`, a JSON schema, or a Pydantic model class: see `r.parsed`.
             params: what only one provider knows (`{"reasoning_effort": "low"}`).
             use_cache: whether an equal, earlier request may answer.
-            use_semantic_cache: whether a similar one may.
+            use_semantic_cache: whether a similar one may; not part of this version, and refused.
             cache: finer: ttl, max_age (seconds), no_store, read_only, write_only, namespace,
                 sample.
             model_selection_strategy: `weighted`, `cost_optimized`, `least_latency`, `round_robin`
@@ -214,6 +222,11 @@ class Lab:
         hit = runtime.pipeline.cached_locally(request, plan)
         if hit is not None:
             return hit
+        try:
+            runtime.thread.refuse_own_thread()
+        except NovellusError as error:
+            runtime.pipeline.refuse(request, error)
+            raise
         return runtime.thread.run(runtime.pipeline.answer, request, plan)
 
     @overload
@@ -260,7 +273,9 @@ class Lab:
         """
         runtime = self._live()
         request, plan = self._prepare(runtime, prompt, arguments, stream=True)
-        return Stream(runtime.thread, lambda emit: runtime.pipeline.answer(request, plan, emit))
+        return Stream(
+            runtime.thread, lambda emit: runtime.pipeline.answer(request, plan, emit), self
+        )
 
     @_shows_call_arguments
     def astream(self, prompt: str | None = None, **arguments: Unpack[CallArguments]) -> AsyncStream:
@@ -268,7 +283,7 @@ class Lab:
         runtime = self._live()
         request, plan = self._prepare(runtime, prompt, arguments, stream=True)
         return AsyncStream(
-            runtime.thread, lambda emit: runtime.pipeline.answer(request, plan, emit)
+            runtime.thread, lambda emit: runtime.pipeline.answer(request, plan, emit), self
         )
 
     # --- vectors -----------------------------------------------------------------------------
@@ -281,7 +296,7 @@ class Lab:
         dimensions: int | None = None,
         use_cache: bool = True,
         timeout: float | None = None,
-        tags: dict[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
         session_id: str | None = None,
     ) -> list[float] | list[list[float]]:
         """Turn a text into its embedding, or a list of texts into a list of them.
@@ -302,6 +317,11 @@ class Lab:
         asked = self._prepare_embedding(
             runtime, text, model, dimensions, use_cache, timeout, tags, session_id
         )
+        try:
+            runtime.thread.refuse_own_thread()
+        except NovellusError as error:
+            runtime.embedder.refuse(asked, error)
+            raise
         vectors = [list(v) for v in runtime.thread.run(runtime.embedder.embed, asked)]
         return vectors[0] if isinstance(text, str) else vectors
 
@@ -313,7 +333,7 @@ class Lab:
         dimensions: int | None = None,
         use_cache: bool = True,
         timeout: float | None = None,
-        tags: dict[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
         session_id: str | None = None,
     ) -> list[float] | list[list[float]]:
         """Embed texts: the async twin of `embed`, same arguments."""
@@ -348,8 +368,8 @@ class Lab:
         """
         from novellus_lab.display import batch_progress
 
-        items = self._batch_items(prompts, arguments, max_concurrency)
         runtime = self._live()
+        items = self._batch_items(runtime, prompts, arguments, max_concurrency)
         with batch_progress(len(items), progress) as on_result:
             return runtime.thread.run(
                 run_batch, self._ask_item(runtime), items, max_concurrency, on_result
@@ -366,8 +386,8 @@ class Lab:
         """Answer many prompts: the async twin of `batch`, same arguments."""
         from novellus_lab.display import batch_progress
 
-        items = self._batch_items(prompts, arguments, max_concurrency)
         runtime = self._live()
+        items = self._batch_items(runtime, prompts, arguments, max_concurrency)
         with batch_progress(len(items), progress) as on_result:
             return await runtime.thread.arun(
                 run_batch, self._ask_item(runtime), items, max_concurrency, on_result
@@ -411,20 +431,18 @@ class Lab:
         self._live().flush(timeout)
 
     def close(self) -> None:
-        """Flush, close all connections, leave the embedded server. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        _open_labs.discard(self)
-        try:
-            if self._runtime.pid == os.getpid():
-                self._runtime.close()
-        finally:
-            self._database.close()
+        """Flush, close all connections, leave the embedded server. Idempotent.
+
+        Calls that are under way in other threads are cancelled, and logged as cancelled.
+        """
+        runtime = self._held.runtime
+        if not self.closed and runtime.pid == os.getpid():
+            runtime.thread.refuse_own_thread()
+        self._held.close()
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._held.closed
 
     def __enter__(self) -> Lab:
         return self
@@ -451,24 +469,24 @@ class Lab:
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
-        if self._closed:
+        if self.closed:
             return "Lab(closed)"
-        models = list(self._runtime.catalog)
+        models = list(self._held.runtime.catalog)
         available = sum(m.unavailable is None for m in models)
         where = (
             f"embedded PostgreSQL in {self._database.home}"
             if self._database.embedded
             else "PostgreSQL by URL"
         )
-        replay = ", replaying recorded answers" if self._runtime.catalog.replays else ""
+        replay = ", replaying recorded answers" if self._held.runtime.catalog.replays else ""
         return f"Lab({where}, {available} of {len(models)} models available{replay})"
 
     def _repr_html_(self) -> str:
         from novellus_lab.display import LabFacts, lab_html
 
-        if self._closed:
+        if self.closed:
             return lab_html(LabFacts(("Lab", "closed"), ()))
-        catalog = self._runtime.catalog
+        catalog = self._held.runtime.catalog
         models = list(catalog)
         providers = tuple(
             (
@@ -491,19 +509,18 @@ class Lab:
 
     def _live(self) -> Runtime:
         """Return this process's runtime; a forked child makes its own on first use."""
-        if self._closed:
+        held = self._held
+        if held.closed:
             raise NovellusError("this lab is closed: open a new one with Lab()")
-        runtime = self._runtime
-        if runtime.pid != os.getpid():
-            # The parent's lock may have been held by a thread that does not exist here.
-            self._runtime_lock = threading.Lock()
-            with self._runtime_lock:
-                if self._runtime.pid != os.getpid():
-                    self._runtime = Runtime.open(
-                        self._settings, self._database, redact=self._redact, seed=self._seed
-                    )
-                runtime = self._runtime
-        return runtime
+        if held.runtime.pid == os.getpid():
+            return held.runtime
+        with held.lock:
+            if held.runtime.pid != os.getpid():
+                _inherited.append(held.runtime)
+                held.runtime = Runtime.open(
+                    self._settings, self._database, redact=self._redact, seed=self._seed
+                )
+            return held.runtime
 
     def _prepare(
         self,
@@ -514,16 +531,27 @@ class Lab:
         stream: bool = False,
     ) -> tuple[Request, Plan]:
         """Check the arguments and decide who may answer; what is refused is logged as refused."""
+        started = time.perf_counter()
         try:
-            request = build_request(
-                prompt,
-                stream=stream,
-                default_timeout_s=self._settings.timeout_s,
-                **arguments,
-            )
+            try:
+                request = build_request(
+                    prompt,
+                    stream=stream,
+                    default_timeout_s=self._settings.timeout_s,
+                    **arguments,
+                )
+            except TypeError:
+                unknown = [name for name in arguments if name not in _CALL_ARGUMENTS]
+                if not unknown:
+                    raise
+                raise InvalidRequestError(
+                    f"there is no argument {unknown[0]!r}. "
+                    f"{did_you_mean(str(unknown[0]), _CALL_ARGUMENTS)}"
+                ) from None
         except InvalidRequestError as error:
-            given = {**arguments, "stream": stream}
-            runtime.log.append(refused_record(error, given, runtime.content))
+            runtime.log.append(
+                refused_record(error, arguments, runtime.content, started, stream=stream)
+            )
             raise
         try:
             return request, runtime.pipeline.plan(request)
@@ -539,9 +567,10 @@ class Lab:
         dimensions: int | None,
         use_cache: bool,
         timeout: float | None,
-        tags: dict[str, Any] | None,
+        tags: Mapping[str, Any] | None,
         session_id: str | None,
-    ) -> Any:
+    ) -> EmbeddingRequest:
+        started = time.perf_counter()
         try:
             if not isinstance(text, (str, list, tuple)):
                 raise InvalidRequestError(
@@ -552,51 +581,89 @@ class Lab:
                 model_id=model,
                 dimensions=dimensions,
                 use_cache=use_cache,
-                timeout=timeout if timeout is not None else self._settings.timeout_s,
+                timeout=timeout,
+                default_timeout_s=self._settings.timeout_s,
                 tags=tags,
                 session_id=session_id,
             )
         except InvalidRequestError as error:
-            given = {"kind": "embedding", "model_id": model, "session_id": session_id}
-            runtime.log.append(refused_record(error, given, runtime.content))
+            given = {"model_id": model, "session_id": session_id}
+            runtime.log.append(
+                refused_record(error, given, runtime.content, started, kind="embedding")
+            )
             raise
 
     def _batch_items(
-        self, prompts: Any, arguments: CallArguments, max_concurrency: int
+        self, runtime: Runtime, prompts: Any, arguments: CallArguments, max_concurrency: int
     ) -> list[dict[str, Any]]:
-        if (
-            isinstance(max_concurrency, bool)
-            or not isinstance(max_concurrency, int)
-            or max_concurrency < 1
-        ):
-            raise InvalidRequestError(
-                f"max_concurrency must be a whole number above 0, not {max_concurrency!r}"
-            )
-        return batch_items(prompts, dict(arguments))
+        started = time.perf_counter()
+        try:
+            return batch_items(prompts, dict(arguments), max_concurrency)
+        except InvalidRequestError as error:
+            runtime.log.append(refused_record(error, arguments, runtime.content, started))
+            raise
 
     def _ask_item(self, runtime: Runtime) -> Callable[[dict[str, Any]], Any]:
         async def ask(item: dict[str, Any]) -> Completion:
             arguments = dict(item)
             prompt = arguments.pop("prompt", None)
-            try:
-                request, plan = self._prepare(runtime, prompt, arguments)  # type: ignore[arg-type]
-            except TypeError as error:
-                raise InvalidRequestError(f"a batch item has a wrong argument: {error}") from None
+            request, plan = self._prepare(runtime, prompt, arguments)  # type: ignore[arg-type]
             hit = runtime.pipeline.cached_locally(request, plan)
             return hit or await runtime.pipeline.answer(request, plan)
 
         return ask
 
 
-_open_labs: weakref.WeakSet[Lab] = weakref.WeakSet()
+class _Held:
+    """What a lab has to give back, apart from it: when nobody holds the lab, this is still there."""
+
+    def __init__(self, runtime: Runtime, database: Database) -> None:
+        self.runtime = runtime
+        self.closed = False
+        self.lock = threading.Lock()
+        self._database = database
+
+    def close(self) -> None:
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+        try:
+            if self.runtime.pid == os.getpid():
+                self.runtime.close()
+        finally:
+            self._database.close()
+
+
+_CALL_ARGUMENTS = tuple(CallArguments.__annotations__)
+
+_open_labs: weakref.WeakSet[_Held] = weakref.WeakSet()
+_inherited: list[Runtime] = []
+"""In a forked child, what was the parent's. It shares the parent's sockets and must not be collected:
+that would unregister them, and the parent's calls would never be heard of again."""
+
+
+def _close_forgotten(held: _Held) -> None:
+    """Close what belonged to a lab that was collected, without holding up whoever collected it."""
+    if held.closed:
+        return
+    # It may be the lab's own thread, which can't wait for itself.
+    with contextlib.suppress(RuntimeError):  # the interpreter is at its end
+        threading.Thread(target=held.close, name="novellus-close").start()
 
 
 def _close_open_labs() -> None:
-    for lab in list(_open_labs):
+    for held in list(_open_labs):
         try:
-            lab.close()
+            held.close()
         except Exception:
             logger.exception("a lab could not be closed cleanly")
 
 
+def _after_fork_in_child() -> None:
+    for held in list(_open_labs):
+        held.lock = threading.Lock()  # the parent's may be held by a thread that is not here
+
+
 atexit.register(_close_open_labs)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from novellus_lab.cache.postgres import PostgresTier
 
 
+_FOR_EVER_S = 100 * 366 * 86_400
+"""Beyond a century: more than a calendar holds would be an error of the database's."""
+
+
 class ResponseCache:
     """Looks a key up tier by tier, and fills the faster ones from the slower."""
 
@@ -71,4 +75,4 @@ class ResponseCache:
     def expiry(self, created_at: float, policy: CachePolicy) -> float | None:
         """Unix time at which an answer made at `created_at` goes stale; None: never."""
         ttl_s = self._ttl_s if policy.ttl is None else policy.ttl
-        return None if ttl_s is None else created_at + ttl_s
+        return None if ttl_s is None or ttl_s > _FOR_EVER_S else created_at + ttl_s

@@ -38,18 +38,19 @@ class CachePolicy:
             InvalidRequestError: an unknown key, or a value of the wrong kind.
         """
         if isinstance(given, cls):
-            return given
-        if not isinstance(given, dict):
+            policy = given
+        elif isinstance(given, dict):
+            names = [f.name for f in fields(cls)]
+            for key in given:
+                if key not in names:
+                    raise InvalidRequestError(
+                        f"cache has no option {key!r}. {did_you_mean(str(key), names)}"
+                    )
+            policy = cls(**given)
+        else:
             raise InvalidRequestError(
                 f"cache must be a dict such as {{'ttl': 60}}, not a {type(given).__name__}"
             )
-        names = [f.name for f in fields(cls)]
-        for key in given:
-            if key not in names:
-                raise InvalidRequestError(
-                    f"cache has no option {key!r}. {did_you_mean(str(key), names)}"
-                )
-        policy = cls(**given)
         for name in ("ttl", "max_age"):
             value = getattr(policy, name)
             if value is not None and (

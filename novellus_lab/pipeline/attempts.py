@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from novellus_lab.errors import (
     BadRequestError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from novellus_lab.settings import RetrySettings
 
 R = TypeVar("R", Reply, EmbeddingReply)
+Role = Literal["primary", "retry", "failover"]
 
 _NOT_CHARGED = Price(cost_usd=Decimal(0), version="not charged")
 
@@ -67,6 +69,8 @@ class Attempts:
         """
         if request.deadline is None:
             return await self._run(request, order, trace, ask)
+        if time.perf_counter() >= request.deadline:
+            raise _too_late(request, trace)  # before anything is sent and paid for
         limit = asyncio.timeout(request.deadline - time.perf_counter())
         try:
             async with limit:
@@ -74,21 +78,21 @@ class Attempts:
         except TimeoutError as error:
             if isinstance(error, ProviderError) or not limit.expired():
                 raise
-            total = request.deadline - request.started
-            raise DeadlineExceededError(
-                f"no answer within the deadline of {total:g} s{_tried(trace)}; "
-                f"pass a larger timeout, or a faster model"
-            ) from None
+            raise _too_late(request, trace) from None
 
     async def _run(self, request: Request, order: Sequence[Model], trace: Trace, ask: Ask[R]) -> R:
         error: ProviderError | UnsupportedParameterError | None = None
         for position, model in enumerate(order):
             last_model = position == len(order) - 1
             for number in range(1, self._retries.max_attempts + 1):
+                role: Role = "retry" if number > 1 else "failover" if position else "primary"
                 try:
-                    return await self._once(request, model, trace, ask, retry=number > 1)
+                    return await self._once(request, model, trace, ask, role)
                 except UnsupportedParameterError as unsupported:
-                    error = unsupported
+                    if isinstance(unsupported, ProviderError):
+                        unsupported.model, unsupported.provider = model.id, model.provider
+                    # Why the pick failed tells more than what a stand-in can't do.
+                    error = error if isinstance(error, ProviderError) else unsupported
                     break
                 except ProviderError as failed:
                     failed.model, failed.provider = model.id, model.provider
@@ -105,8 +109,10 @@ class Attempts:
                     ):
                         break
                     before = time.perf_counter()
-                    await asyncio.sleep(wait_s)
-                    trace.queue_ms += (time.perf_counter() - before) * 1000
+                    try:
+                        await asyncio.sleep(wait_s)
+                    finally:
+                        trace.queue_ms += (time.perf_counter() - before) * 1000
         if error is None:
             raise AssertionError("a route without candidates")
         if len(trace.attempts) > 1:
@@ -120,17 +126,16 @@ class Attempts:
         return wait_s if retry_after_s is None else max(retry_after_s, 0.0) + wait_s * 0.1
 
     async def _once(
-        self, request: Request, model: Model, trace: Trace, ask: Ask[R], *, retry: bool
+        self, request: Request, model: Model, trace: Trace, ask: Ask[R], role: Role
     ) -> R:
         heard = trace.heard = Heard()
         started_at, started = datetime.now(UTC), time.perf_counter()
-        role = "retry" if retry else "failover" if trace.attempts else "primary"
 
         def attempt(status: Status, price: Price, usage: Usage, **more: Any) -> Attempt:
             return Attempt(
                 id=uuid7(),
                 number=len(trace.attempts) + 1,
-                role=role,  # type: ignore[arg-type]
+                role=role,
                 model_id=model.id,
                 provider=model.provider,
                 started_at=started_at,
@@ -194,7 +199,10 @@ class Attempts:
         trace.attempts.append(done)
         trace.answered_by = model
         trace.dropped_params = reply.dropped_params
-        self._latencies.observe(model.id, done.latency_ms, heard.ttft_ms)
+        # Of a recording, what was drawn: how much of it was waited for says nothing of the model.
+        drawn_ms = reply.simulated_latency_ms if isinstance(reply, Reply) else None
+        latency_ms = done.latency_ms if drawn_ms is None else drawn_ms
+        self._latencies.observe(model.id, latency_ms, heard.ttft_ms)
         return reply
 
     def _price(
@@ -233,8 +241,9 @@ class Attempts:
         """What a call that did not come to its end used and cost.
 
         Providers charge a stream for its prompt and for what they generated until it broke off.
-        They charge nothing for a request that they refused with an error status. For a whole
-        answer that we stopped waiting for they may charge, and nobody tells us how much: unknown.
+        They charge nothing for a request that they refused with an error status, or that never
+        reached them. Whatever else was sent they may charge for, and nobody tells us how much: an
+        answer that we stopped waiting for, that was cut off, or that can't be read.
         """
         if heard.text or heard.usage is not None:
             written = estimate_tokens(heard.text)
@@ -251,15 +260,44 @@ class Attempts:
                     estimated=True,
                 )
             return usage, self._price(model, usage, at, None)
-        if isinstance(error, ProviderError) and not isinstance(error, ProviderTimeoutError):
+        if isinstance(error, ProviderError) and (
+            (error.status_code or 0) >= 400 or _never_connected(error)
+        ):
             return Usage(), _NOT_CHARGED
         price = self._price(model, Usage(), at, None)
         if price.cost_usd == 0 and price.version == "local":
             return Usage(), price
         return Usage(), Price(
             cost_usd=None,
-            reason="the call was given up before an answer came; the provider may charge for it",
+            reason="the call ended before its answer was read; the provider may charge for it",
         )
+
+
+def _never_connected(error: BaseException) -> bool:
+    """Whether an HTTP library below says that there was no connection to send anything through."""
+    seen: BaseException | None = error
+    for _ in range(20):
+        if seen is None:
+            return False
+        if isinstance(seen, (ConnectionRefusedError, socket.gaierror)):
+            return True
+        if type(seen).__name__ in _NO_CONNECTION:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+_NO_CONNECTION = frozenset(
+    ("ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionTimeoutError")
+)
+
+
+def _too_late(request: Request, trace: Trace) -> DeadlineExceededError:
+    total_s = (request.deadline or request.started) - request.started
+    return DeadlineExceededError(
+        f"no answer within the deadline of {total_s:g} s{_tried(trace)}; pass a larger timeout, or "
+        f"a faster model"
+    )
 
 
 async def _within(model: Model, work: Awaitable[R]) -> R:

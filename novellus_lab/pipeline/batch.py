@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from novellus_lab.errors import InvalidRequestError, NovellusError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     Result = Completion | BatchFailure
+
+logger = logging.getLogger("novellus_lab")
 
 
 async def run_batch(
@@ -23,6 +26,7 @@ async def run_batch(
     """Ask every item, at most `max_concurrency` at a time.
 
     A failed item becomes a `BatchFailure` in its place; cancelling cancels all that are under way.
+    Whatever goes wrong with one item, or with showing it, costs nobody the answers of the others.
     """
     results: list[Result | None] = [None] * len(items)
     positions = iter(range(len(items)))
@@ -33,8 +37,14 @@ async def run_batch(
                 result: Result = await ask(items[index])
             except NovellusError as error:
                 result = BatchFailure(error, index)
+            except Exception as error:
+                logger.exception("batch[%d] met a defect", index)
+                result = BatchFailure(_defect(error), index)
             results[index] = result
-            on_result(result)
+            try:
+                on_result(result)
+            except Exception:
+                logger.debug("the batch's progress could not be shown", exc_info=True)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(max_concurrency, len(items))):
@@ -42,13 +52,27 @@ async def run_batch(
     return results  # type: ignore[return-value]
 
 
-def batch_items(prompts: Any, common: dict[str, Any]) -> list[dict[str, Any]]:
+def _defect(error: Exception) -> NovellusError:
+    wrapped = NovellusError(f"a defect of novellus_lab or of what it calls: {type(error).__name__}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def batch_items(prompts: Any, common: dict[str, Any], max_concurrency: int) -> list[dict[str, Any]]:
     """Turn prompts, message lists and argument dicts into keyword arguments of a call each.
 
     Raises:
-        InvalidRequestError: an item is none of the three.
+        InvalidRequestError: an item is none of the three, or `max_concurrency` is no such number.
     """
-    if isinstance(prompts, (str, bytes, dict)) or not hasattr(prompts, "__iter__"):
+    if (
+        isinstance(max_concurrency, bool)
+        or not isinstance(max_concurrency, int)
+        or max_concurrency < 1
+    ):
+        raise InvalidRequestError(
+            f"max_concurrency must be a whole number above 0, not {max_concurrency!r}"
+        )
+    if isinstance(prompts, (str, bytes, dict, type)) or not hasattr(prompts, "__iter__"):
         raise InvalidRequestError(
             "batch takes a list: of prompts, of message lists, or of dicts of arguments"
         )

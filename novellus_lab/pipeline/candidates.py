@@ -80,9 +80,15 @@ class Candidates:
         )
 
     def that_fit(
-        self, request: Request, models: Sequence[Model], rule: RuleSettings | None
-    ) -> tuple[list[Model], tuple[Candidate, ...]]:
-        """Drop the models that can't, or by the rule may not, answer this request; say why.
+        self,
+        request: Request,
+        models: Sequence[Model],
+        rule: RuleSettings | None,
+        dropped: list[Candidate],
+    ) -> list[Model]:
+        """Drop the models that can't, or by the rule may not, answer this request.
+
+        Who they are, and why, is in `dropped`, also when this raises.
 
         A model that the caller named is held to its context window only: what it can is its
         provider's to say. A rule's `max_latency_ms` drops no one where it would leave no one.
@@ -91,7 +97,6 @@ class Candidates:
             ContextWindowExceededError: the prompt is too long for all of them.
             NoModelAvailableError: none is left, for whatever reasons.
         """
-        dropped: list[Candidate] = []
         kept = self._keep(list(models), dropped, lambda m: self._too_long(request, m))
         if not kept:
             raise self._too_long_for_all(request, models)
@@ -109,8 +114,9 @@ class Candidates:
             too_slow: list[Candidate] = []
             quick = self._keep(kept, too_slow, lambda m: self._too_slow(request, m, most_ms))
             if quick:
-                kept, dropped = quick, dropped + too_slow
-        return kept, tuple(dropped)
+                dropped += too_slow
+                return quick
+        return kept
 
     def option(self, model: Model, request: Request) -> Option:
         """Return what strategies decide by."""

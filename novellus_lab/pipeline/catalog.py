@@ -77,7 +77,13 @@ class Catalog:
         """
         model = self._models.get(model_id)
         if model is None:
-            matches = [m for m in self._models.values() if m.name == model_id]
+            # Recorded answers are only given to who asks for them in full.
+            matches = [
+                m
+                for m in self._models.values()
+                if model_id == f"{m.provider}/{m.name}"
+                or (model_id == m.name and m.provider != REPLAY)
+            ]
             if len(matches) > 1:
                 raise UnknownModelError(
                     f"{model_id!r} is offered by several providers: say "
@@ -159,7 +165,9 @@ class Catalog:
         chat = [m for m in self._models.values() if m.unavailable is None and not m.is_embedding]
         routable = [m for m in chat if m.settings.weight is None or m.settings.weight > 0]
         live = [m for m in routable if m.provider != REPLAY]
-        return tuple(live or [m for m in routable if m.provider == REPLAY])
+        if any(m.provider != REPLAY for m in chat):
+            return tuple(live)  # a live model that only waits to be named is no reason to replay
+        return tuple(routable)
 
     def why_empty(self) -> str:
         """Explain an empty automatic pool."""
@@ -179,15 +187,16 @@ def _model(settings: ModelSettings, all_settings: Settings) -> Model:
         unavailable: str | None = "enabled is false in the configuration"
     else:
         unavailable = load_provider_class(settings.provider).unavailable_because(config)
+    on_unsupported = settings.on_unsupported or _provider_policy(settings, all_settings)
     return Model(
         id=settings.model_id,
         provider=settings.provider,
         settings=settings,
         config=config,
         prices=settings.configured_prices,
-        digest=_digest(settings, config),
+        digest=_digest(settings, config, on_unsupported),
         unavailable=unavailable,
-        on_unsupported=settings.on_unsupported or _provider_policy(settings, all_settings),
+        on_unsupported=on_unsupported,
     )
 
 
@@ -216,7 +225,7 @@ def provider_config(settings: ModelSettings, all_settings: Settings) -> Provider
     )
 
 
-def _digest(settings: ModelSettings, config: ProviderConfig) -> bytes:
+def _digest(settings: ModelSettings, config: ProviderConfig, on_unsupported: str) -> bytes:
     return orjson.dumps(
         {
             "provider": settings.provider,
@@ -227,6 +236,7 @@ def _digest(settings: ModelSettings, config: ProviderConfig) -> bytes:
             "temperature": settings.temperature,
             "params": dict(settings.params),
             "options": dict(config.options),
+            "on_unsupported": on_unsupported,
         },
         option=orjson.OPT_SORT_KEYS,
         default=str,

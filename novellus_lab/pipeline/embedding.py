@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,13 +17,19 @@ from novellus_lab.errors import InvalidRequestError
 from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.asking import AskForVectors
 from novellus_lab.pipeline.recording import answered_embedding, failed_record
-from novellus_lab.pipeline.request import Request, canonical_json
+from novellus_lab.pipeline.request import (
+    Request,
+    canonical_json,
+    checked_label,
+    checked_tags,
+    checked_timeout_s,
+)
 from novellus_lab.pipeline.trace import Trace
 from novellus_lab.tokens import estimate_tokens
-from novellus_lab.types import CacheOutcome, Candidate, Route, Usage
+from novellus_lab.types import EMPTY, CacheOutcome, Candidate, Route, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from novellus_lab.cache.manager import ResponseCache
     from novellus_lab.pipeline.attempts import Attempts
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
 
 BATCH_TEXTS = 256
 """Texts a provider call; OpenAI takes 2,048, Gemini 100 (its adapter splits further)."""
+
+_FINEST_USD = Decimal("1e-15")
 
 Vector = tuple[float, ...]
 
@@ -54,7 +61,8 @@ def build_embedding_request(
     dimensions: int | None,
     use_cache: bool,
     timeout: float | None,
-    tags: dict[str, Any] | None,
+    default_timeout_s: float | None,
+    tags: Mapping[str, Any] | None,
     session_id: str | None,
 ) -> EmbeddingRequest:
     """Check a call's arguments.
@@ -62,6 +70,7 @@ def build_embedding_request(
     Raises:
         InvalidRequestError: naming the argument, and the text by its index.
     """
+    started = time.perf_counter()
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InvalidRequestError(f"text[{index}] must be a string, not {type(text).__name__}")
@@ -71,21 +80,24 @@ def build_embedding_request(
         isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1
     ):
         raise InvalidRequestError(f"dimensions must be a whole number above 0, not {dimensions!r}")
-    if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
-        raise InvalidRequestError(f"timeout must be a positive number of seconds, not {timeout!r}")
-    started = time.perf_counter()
+    if type(use_cache) is not bool:
+        raise InvalidRequestError(f"use_cache must be True or False, not {use_cache!r:.80}")
+    for name, label in (("model", model_id), ("session_id", session_id)):
+        if label is not None:
+            checked_label(name, label)
+    timeout_s = default_timeout_s if timeout is None else checked_timeout_s(timeout)
     params = {} if dimensions is None else {"dimensions": dimensions}
     request = Request(
         id=uuid7(),
         created_at=datetime.now(UTC),
         started=started,
-        deadline=None if timeout is None else started + timeout,
+        deadline=None if timeout_s is None else started + timeout_s,
         messages_json=canonical_json("text", list(texts)),
-        params_json=orjson.dumps(params),
+        params_json=canonical_json("dimensions", params),
         params=params,
         model_id=model_id,
         use_cache=use_cache,
-        tags=tags or {},
+        tags=EMPTY if tags is None else checked_tags(tags),
         session_id=session_id,
     )
     return EmbeddingRequest(request, tuple(texts), dimensions)
@@ -110,6 +122,11 @@ class Embedder:
         self._log = log
         self._content = content
         self._caching = caching
+
+    def refuse(self, asked: EmbeddingRequest, error: BaseException) -> None:
+        """Log a request that could not be begun."""
+        record = failed_record(asked.request, None, Trace(), error, self._content, "embedding")
+        self._log.append(record)
 
     async def embed(self, asked: EmbeddingRequest) -> list[Vector]:
         """Return one vector a text, in order.
@@ -162,7 +179,10 @@ class Embedder:
                 texts = [text for _, text in batch]
                 ask = AskForVectors(texts, asked.dimensions)
                 reply = await self._attempts.run(asked.request, (model,), trace, ask)
-                usage = Usage(input_tokens=usage.input_tokens + reply.usage.input_tokens)
+                usage = Usage(
+                    input_tokens=usage.input_tokens + reply.usage.input_tokens,
+                    estimated=usage.estimated or reply.usage.estimated,
+                )
                 shares = _shares(trace.attempts[-1].price.cost_usd, texts)
                 for (key, _), vector, share in zip(batch, reply.vectors, shares, strict=True):
                     known[key] = vector
@@ -215,4 +235,12 @@ def _shares(cost_usd: Decimal | None, texts: list[str]) -> list[Decimal | None]:
         return [None] * len(texts)
     tokens = [estimate_tokens(text) for text in texts]
     total = sum(tokens) or 1
-    return [cost_usd * count / total for count in tokens]
+    shares: list[Decimal | None] = []
+    given, reached = Decimal(0), 0
+    for count in tokens:
+        # Rounded sums, not sums of rounded shares: together they are the cost to the last digit.
+        reached += count
+        upto = cost_usd if reached == total else (cost_usd * reached / total).quantize(_FINEST_USD)
+        shares.append(upto - given)
+        given = upto
+    return shares

@@ -7,7 +7,10 @@ script, many threads, or somebody else's event loop. Connections thus belong to 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import inspect
+import logging
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -18,8 +21,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+logger = logging.getLogger("novellus_lab")
+
 _INTERRUPT_GRACE_S = 5.0
 """How long an interrupted call may take to close its connection and be logged."""
+_STOP_S = 15.0
 
 
 class LoopThread:
@@ -27,7 +33,9 @@ class LoopThread:
 
     def __init__(self, name: str = "novellus-loop") -> None:
         self.loop = _new_event_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._jobs: set[_Job[Any]] = set()
+        self._starting = threading.Lock()
+        self._stopping = False
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
@@ -35,17 +43,21 @@ class LoopThread:
         """Run a coroutine function on the loop and wait for its result.
 
         An interrupt (Ctrl-C, "stop cell") cancels it, waits until it has cleaned up, and goes on.
+
+        Raises:
+            NovellusError: the lab is closed, was closed meanwhile, or this is its own thread.
         """
-        self._refuse_own_thread()
-        job = _Job[T](function, args)
+        self.refuse_own_thread()
         done = threading.Lock()
         done.acquire()
-        job.on_done = done.release
-        self._start(job)
+        job = _Job[T](function, args, on_done=done.release)
         try:
+            self._start(job)
             done.acquire()
+        except NovellusError:
+            raise
         except BaseException:
-            self.loop.call_soon_threadsafe(job.cancel)
+            self.cancel(job)
             done.acquire(timeout=_INTERRUPT_GRACE_S)
             raise
         return job.result()
@@ -55,7 +67,6 @@ class LoopThread:
         here = asyncio.get_running_loop()
         if here is self.loop:
             return await function(*args)
-        job = _Job[T](function, args)
         done: asyncio.Future[None] = here.create_future()
 
         def wake() -> None:
@@ -64,120 +75,167 @@ class LoopThread:
 
         def on_done() -> None:
             # The caller's loop may be gone (asyncio.run was interrupted): nobody waits then.
-            if not here.is_closed():
+            with contextlib.suppress(RuntimeError):
                 here.call_soon_threadsafe(wake)
 
-        job.on_done = on_done
+        job = _Job[T](function, args, on_done=on_done)
         self._start(job)
         try:
             await asyncio.shield(done)
         except asyncio.CancelledError:
-            self.loop.call_soon_threadsafe(job.cancel)
+            self.cancel(job)
             await done
             raise
         return job.result()
 
-    def start(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> _Job[T]:
-        """Start a coroutine function and return at once; the job can be cancelled."""
-        job = _Job[T](function, args)
+    def start(
+        self, function: Callable[[], Coroutine[Any, Any, T]], on_done: Callable[[], None]
+    ) -> _Job[T]:
+        """Start a coroutine function and return at once; the job can be cancelled.
+
+        `on_done` is called on the loop's thread, whatever the end.
+
+        Raises:
+            NovellusError: the lab is closed.
+        """
+        job = _Job[T](function, (), on_done)
         self._start(job)
         return job
 
     def cancel(self, job: _Job[Any]) -> None:
         """Cancel a started job; harmless when it is done or the loop is gone."""
-        if not self.loop.is_closed():
+        with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(job.cancel)
 
-    def stop(self) -> None:
-        """Cancel what still runs, stop the loop, and join the thread."""
-        if self.loop.is_closed():
-            return
-        if threading.current_thread() is self._thread:
-            raise NovellusError("a lab can't be closed from its own event loop; use another thread")
-        self.loop.call_soon_threadsafe(self._cancel_all)
-        self._thread.join(timeout=10.0)
+    def stop(self, finish: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Cancel what runs and wait for it, run `finish`, stop the loop, and join the thread."""
+        self.refuse_own_thread()
+        with self._starting:
+            stopping, self._stopping = self._stopping, True
+        if not stopping:
+            self.loop.call_soon_threadsafe(self._wind_up, finish)
+        self._thread.join(timeout=_STOP_S)
 
-    def _start(self, job: _Job[Any]) -> None:
-        if self.loop.is_closed():
-            raise NovellusError("this lab is closed: open a new one with Lab()")
-        context = contextvars.copy_context()
-        self.loop.call_soon_threadsafe(job.start, self.loop, self._tasks, context)
-
-    def _refuse_own_thread(self) -> None:
+    def refuse_own_thread(self) -> None:
+        """Raise where waiting for the loop would be the loop waiting for itself."""
         if threading.current_thread() is self._thread:
             raise NovellusError(
                 "a synchronous lab call was made from inside the lab's own event loop (from a "
-                "callback, for example), where it would wait for itself: use the async twin"
+                "callback, for example), where it would wait for itself: use the async twin, or "
+                "another thread"
             )
 
-    def _cancel_all(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        self.loop.create_task(self._stop_when_idle())
+    def _start(self, job: _Job[Any]) -> None:
+        context = contextvars.copy_context()
+        with self._starting:  # after `stop`, nothing is put where nobody would ever run it
+            if self._stopping:
+                raise NovellusError("this lab is closed: open a new one with Lab()")
+            self.loop.call_soon_threadsafe(job.start, self.loop, self._jobs, context)
 
-    async def _stop_when_idle(self) -> None:
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=5.0)
-        await self.loop.shutdown_asyncgens()
-        self.loop.stop()
+    def _wind_up(self, finish: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+        for job in list(self._jobs):
+            job.closed = True
+            job.cancel()
+        self._last = self.loop.create_task(self._stop_when_idle(finish))
+
+    async def _stop_when_idle(self, finish: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+        try:
+            tasks = [job.task for job in self._jobs if job.task is not None]
+            if tasks:
+                await asyncio.wait(tasks, timeout=_INTERRUPT_GRACE_S)
+            if finish is not None:
+                await finish()
+            await self.loop.shutdown_asyncgens()
+        except Exception:
+            logger.exception("a lab's connections could not be closed cleanly")
+        finally:
+            self.loop.stop()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
         finally:
+            for job in list(self._jobs):  # it would not die; who waits for it need not wait on
+                job.end(asyncio.CancelledError())
             self.loop.close()
 
 
 class _Job(Generic[T]):
     """A coroutine on its way through the loop."""
 
-    __slots__ = ("_args", "_cancelled", "_error", "_function", "_result", "_task", "on_done")
+    __slots__ = (
+        "_args",
+        "_coroutine",
+        "_error",
+        "_function",
+        "_on_done",
+        "_result",
+        "closed",
+        "task",
+    )
 
     def __init__(
-        self, function: Callable[..., Coroutine[Any, Any, T]], args: tuple[Any, ...]
+        self,
+        function: Callable[..., Coroutine[Any, Any, T]],
+        args: tuple[Any, ...],
+        on_done: Callable[[], None] | None = None,
     ) -> None:
         self._function = function
         self._args = args
-        self._task: asyncio.Task[None] | None = None
-        self._cancelled = False
         self._result: T | None = None
         self._error: BaseException | None = None
-        self.on_done: Callable[[], None] | None = None
+        self._on_done = on_done
+        self.task: asyncio.Task[None] | None = None
+        self.closed = False
+        """Whether the lab was closed while this was under way."""
 
     def start(
         self,
         loop: asyncio.AbstractEventLoop,
-        tasks: set[asyncio.Task[Any]],
+        jobs: set[_Job[Any]],
         context: contextvars.Context,
     ) -> None:
-        self._task = loop.create_task(self._main(), context=context)
-        tasks.add(self._task)
-        self._task.add_done_callback(tasks.discard)
-        if self._cancelled:
-            self._task.cancel()
+        self._coroutine = self._main(jobs)
+        self.task = loop.create_task(self._coroutine, context=context)
+        jobs.add(self)
 
     def cancel(self) -> None:
-        self._cancelled = True
-        if self._task is not None:
-            self._task.cancel()
+        """Cancel it, on the loop. One that did not take its first step yet takes it, cancelled."""
+        if self.task is None:
+            self.end(asyncio.CancelledError())  # interrupted before it was on its way
+        elif inspect.getcoroutinestate(self._coroutine) == inspect.CORO_CREATED:
+            # Its `finally` clauses, which log it and wake who waits, were not entered yet.
+            asyncio.get_running_loop().call_soon(self.task.cancel)
+        else:
+            self.task.cancel()
+
+    def end(self, error: BaseException | None) -> None:
+        """Wake whoever waits, once."""
+        self._error = self._error or error
+        on_done, self._on_done = self._on_done, None
+        if on_done is not None:
+            on_done()
 
     def result(self) -> T:
-        if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                self._error = None  # breaks the cycle error -> traceback -> frame -> job
-        return self._result  # type: ignore[return-value]
+        if self._error is None:
+            return self._result  # type: ignore[return-value]
+        if self.closed and isinstance(self._error, asyncio.CancelledError):
+            raise NovellusError("the lab was closed while this call was under way")
+        try:
+            raise self._error
+        finally:
+            self._error = None  # breaks the cycle error -> traceback -> frame -> job
 
-    async def _main(self) -> None:
+    async def _main(self, jobs: set[_Job[Any]]) -> None:
+        error: BaseException | None = None
         try:
             self._result = await self._function(*self._args)
-        except BaseException as error:
-            self._error = error
+        except BaseException as raised:
+            error = raised
         finally:
-            if self.on_done is not None:
-                self.on_done()
+            jobs.discard(self)
+            self.end(error)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,7 +17,7 @@ from novellus_lab.pipeline.recording import answered_record, failed_record, hit_
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.pipeline.trace import Trace
 from novellus_lab.routing.strategies import Explicit, RoutingContext, strategy_named
-from novellus_lab.types import CacheOutcome, Chunk, Completion, Route
+from novellus_lab.types import CacheOutcome, Candidate, Chunk, Completion, Route
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -49,6 +51,10 @@ class Plan:
     """None when the cache is off for this request."""
     rule: RuleSettings | None = None
     """The rule that decided, if one did."""
+
+    @property
+    def rule_name(self) -> str | None:
+        return None if self.rule is None else self.rule.name
 
 
 class Pipeline:
@@ -96,7 +102,7 @@ class Pipeline:
         else:
             rule, models = self._candidates.pool(request)
             fallback = rule.strategy if rule else self._settings.load_balancing.default_strategy
-            name = request.strategy or fallback
+            name = fallback if request.strategy is None else request.strategy
             strategy = strategy_named(name, self._strategies)
         key = None
         policy = request.cache_policy
@@ -119,21 +125,26 @@ class Pipeline:
         if limit is None:
             return True
         asked = request.params.get("temperature")
-        hottest = asked if asked is not None else max(m.settings.temperature or 0 for m in models)
-        return bool(hottest <= limit)
+        if asked is not None:
+            return bool(asked <= limit)
+        # Where nobody says it is the provider's own, and that is 1 nearly everywhere.
+        stated = (model.settings.temperature for model in models)
+        return max(1.0 if t is None else t for t in stated) <= limit
 
     def cached_locally(self, request: Request, plan: Plan) -> Completion | None:
         """Answer from this process's memory, if it is there: nothing waits, nothing is awaited."""
         if plan.key is None or not request.cache_policy.reads:
             return None
         entry = self._cache.get_local(plan.key, request.cache_policy)
-        if entry is None:
-            return None
-        return self._hit(request, plan.key, entry, CacheOutcome.MEMORY)
+        completion = None if entry is None else _hit(request, entry, CacheOutcome.MEMORY)
+        if entry is not None and completion is not None:
+            self._log_hit(request, plan, entry, completion)
+        return completion
 
     def refuse(self, request: Request, error: BaseException) -> None:
-        """Log a request that `plan` refused."""
-        self._log.append(failed_record(request, None, Trace(), error, self._content))
+        """Log a request that was refused before it was begun."""
+        trace = Trace(strategy=request.strategy if isinstance(request.strategy, str) else None)
+        self._log.append(failed_record(request, None, trace, error, self._content))
 
     async def answer(self, request: Request, plan: Plan, emit: Emit | None = None) -> Completion:
         """Answer a request, logging it whatever its end.
@@ -144,18 +155,19 @@ class Pipeline:
         Raises:
             ProviderError, DeadlineExceededError, NoModelAvailableError, ResponseParseError
         """
-        trace = Trace()
+        trace = Trace(rule=plan.rule_name)
         try:
             if plan.key is not None:
                 trace.cache = CacheOutcome.MISS
-                if request.cache_policy.reads:
-                    hit = await self._from_cache(request, plan.key)
-                    if hit is not None:
-                        entry, outcome = hit
-                        completion = self._hit(request, plan.key, entry, outcome)
-                        if emit is not None:
-                            await replay_chunks(completion, emit)
-                        return completion
+                hit = await self._from_cache(request, plan.key)
+                if hit is not None:
+                    entry, completion = hit
+                    trace.cache = completion.cache
+                    if emit is not None:
+                        await replay_chunks(completion, emit)
+                    self._log_hit(request, plan, entry, completion)
+                    return completion
+            trace.strategy = plan.strategy_name
             order = self._route(request, plan, trace)
             ask = AskForAnswer(request.messages, request.params, emit)
             reply = await self._attempts.run(request, order, trace, ask)
@@ -168,51 +180,44 @@ class Pipeline:
 
     async def _from_cache(
         self, request: Request, key: bytes
-    ) -> tuple[CacheEntry, CacheOutcome] | None:
+    ) -> tuple[CacheEntry, Completion] | None:
+        if not request.cache_policy.reads:
+            return None
         entry = self._cache.get_local(key, request.cache_policy)
-        if entry is not None:
-            return entry, CacheOutcome.MEMORY
-        entry, outcome = await self._cache.get_shared(key, request.cache_policy)
-        return None if entry is None else (entry, outcome)
+        outcome = CacheOutcome.MEMORY
+        if entry is None:
+            left_s = None if request.deadline is None else request.deadline - time.perf_counter()
+            # Past the deadline it is a miss, and the next step says so.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    entry, outcome = await self._cache.get_shared(key, request.cache_policy)
+        completion = None if entry is None else _hit(request, entry, outcome)
+        return None if entry is None or completion is None else (entry, completion)
 
-    def _hit(
-        self, request: Request, key: bytes, entry: CacheEntry, outcome: CacheOutcome
-    ) -> Completion:
-        completion = Completion(
-            content=entry.content,
-            model=entry.model,
-            provider=entry.provider,
-            cost=_NOTHING,
-            latency_ms=(time.perf_counter() - request.started) * 1000,
-            usage=entry.usage,
-            cache=outcome,
-            request_id=request.id,
-            finish_reason=entry.finish_reason,
-            tool_calls=entry.tool_calls,
-            parsed=_parsed(request, entry.content),
-            reasoning=entry.reasoning,
-            original_latency_ms=entry.original_latency_ms,
-            cache_source_id=entry.source_request_id,
-            cost_saved=entry.cost_usd,
-            dropped_params=entry.dropped_params,
-            response_model=entry.response_model,
-        )
-        self._log.append(hit_record(request, key, entry, outcome, completion, self._content))
-        return completion
+    def _log_hit(
+        self, request: Request, plan: Plan, entry: CacheEntry, completion: Completion
+    ) -> None:
+        assert plan.key is not None  # noqa: S101
+        record = hit_record(request, plan.key, entry, completion, self._content, plan.rule_name)
+        self._log.append(record)
 
     def _route(self, request: Request, plan: Plan, trace: Trace) -> list[Model]:
         started = time.perf_counter()
-        kept, dropped = self._candidates.that_fit(request, plan.models, plan.rule)
+        dropped: list[Candidate] = []
+        try:
+            kept = self._candidates.that_fit(request, plan.models, plan.rule, dropped)
+        finally:
+            trace.dropped = tuple(dropped)
         options = [self._candidates.option(model, request) for model in kept]
         context = RoutingContext(self._random, self._latencies, request.stream)
         ranking = plan.strategy.rank(options, context)
         picked = ranking.picked
         trace.route = Route(
             strategy=plan.strategy_name,
-            candidates=ranking.order + dropped,
+            candidates=ranking.order + trace.dropped,
             picked=picked.model_id,
             propensity=picked.probability,
-            rule=plan.rule.name if plan.rule else None,
+            rule=plan.rule_name,
         )
         by_id = {model.id: model for model in kept}
         order = [by_id[candidate.model_id] for candidate in ranking.order]
@@ -254,7 +259,7 @@ class Pipeline:
             now = time.time()
             self._cache.put(
                 CacheEntry(
-                    key=self._key_for(request, plan, model),
+                    key=plan.key,
                     content=reply.content,
                     model=model.id,
                     provider=model.provider,
@@ -276,23 +281,39 @@ class Pipeline:
             )
         return completion
 
-    def _key_for(self, request: Request, plan: Plan, model: Model) -> bytes:
-        """An answer by failover belongs to who gave it, never to who was asked for by name."""
-        assert plan.key is not None  # noqa: S101
-        if model in plan.models:
-            return plan.key
-        return cache_key(
-            self._catalog.scope((model,)),
-            request.messages_json,
-            request.params_json,
-            namespace=request.cache_policy.namespace,
-            sample=request.cache_policy.sample,
-            experiment=request.experiment,
-            arm=request.arm,
-        )
-
 
 _NOTHING = Decimal(0)
+
+
+def _hit(request: Request, entry: CacheEntry, outcome: CacheOutcome) -> Completion | None:
+    """Return a kept answer; None where it does not fit the caller's own class (any more)."""
+    parsed = None
+    if "response_format" in request.params:
+        try:
+            parsed = parse_answer(
+                entry.content, request.params["response_format"], request.response_model
+            )
+        except ResponseParseError:
+            return None  # the class has the same schema as then, and checks more than it says
+    return Completion(
+        content=entry.content,
+        model=entry.model,
+        provider=entry.provider,
+        cost=_NOTHING,
+        latency_ms=(time.perf_counter() - request.started) * 1000,
+        usage=entry.usage,
+        cache=outcome,
+        request_id=request.id,
+        finish_reason=entry.finish_reason,
+        tool_calls=entry.tool_calls,
+        parsed=parsed,
+        reasoning=entry.reasoning,
+        original_latency_ms=entry.original_latency_ms,
+        cache_source_id=entry.source_request_id,
+        cost_saved=entry.cost_usd,
+        dropped_params=entry.dropped_params,
+        response_model=entry.response_model,
+    )
 
 
 async def replay_chunks(completion: Completion, emit: Emit) -> None:
@@ -319,15 +340,6 @@ def _parse_or_fail(request: Request, reply: Reply) -> object:
     return parse_answer(
         reply.content, request.params.get("response_format"), request.response_model
     )
-
-
-def _parsed(request: Request, content: str) -> object:
-    if "response_format" not in request.params:
-        return None
-    try:
-        return parse_answer(content, request.params["response_format"], request.response_model)
-    except ResponseParseError:
-        return None  # only parsed answers are kept, so the caller's class must have changed
 
 
 def _last_user_text(request: Request) -> str:

@@ -5,8 +5,10 @@ Everything that is wrong with a call is said here, before anything is sent or sp
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -15,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from novellus_lab.cache.policy import CachePolicy
-from novellus_lab.errors import InvalidRequestError
+from novellus_lab.errors import InvalidRequestError, NotSupportedYetError
 from novellus_lab.ids import uuid7
 from novellus_lab.types import EMPTY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from uuid import UUID
 
     from novellus_lab.types import Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _TAG_TYPES = (str, int, float, bool, type(None))
+_MOST_LEAVES = 1_000_000
 _ROLE_SET = frozenset(ROLES)
 
 
@@ -50,7 +53,6 @@ class Request:
     strategy: str | None = None
     stream: bool = False
     use_cache: bool = True
-    use_semantic_cache: bool = False
     cache_policy: CachePolicy = field(default_factory=CachePolicy)
     response_model: type | None = None
     """The Pydantic class that `response_format` named."""
@@ -111,7 +113,7 @@ def build_request(
     if prompt is not None:
         if messages is not None:
             raise InvalidRequestError("give either prompt or messages, not both")
-        if type(prompt) is not str:
+        if not isinstance(prompt, str):
             raise InvalidRequestError(f"prompt must be a string, not {type(prompt).__name__}")
         if not prompt or prompt.isspace():
             raise InvalidRequestError("prompt is empty: there is nothing to ask")
@@ -140,9 +142,18 @@ def build_request(
     if tools is not None or functions is not None:
         asked["tools"] = _checked_tools(tools, functions)
     if tool_choice is not None:
-        asked["tool_choice"] = _checked_tool_choice(tool_choice, asked.get("tools", []))
+        if not asked.get("tools"):
+            raise InvalidRequestError("tool_choice is given without tools to choose from")
+        asked["tool_choice"] = _checked_tool_choice(tool_choice, asked["tools"])
     if response_format is not None:
-        asked["response_format"], response_model = _checked_response_format(response_format)
+        wanted, response_model = _checked_response_format(response_format)
+        if wanted is not None:
+            asked["response_format"] = wanted
+    if params is not None and not isinstance(params, Mapping):
+        raise InvalidRequestError(
+            f"params must be a dict such as {{'reasoning_effort': 'low'}}, not a "
+            f"{type(params).__name__}"
+        )
     if params:
         clash = sorted(_OWN_PARAMETERS.intersection(params))
         if clash:
@@ -152,21 +163,22 @@ def build_request(
         asked["params"] = dict(params)
     if type(use_cache) is not bool or type(use_semantic_cache) is not bool:
         raise InvalidRequestError("use_cache and use_semantic_cache must be True or False")
+    if use_semantic_cache:
+        raise NotSupportedYetError(
+            "use_semantic_cache: this version answers equal requests from its cache, not similar "
+            "ones yet; leave it out"
+        )
     policy = CachePolicy.parse(cache) if cache is not None else _DEFAULT_POLICY
     if model_id is not None and (not isinstance(model_id, str) or not model_id):
         raise InvalidRequestError(f"model_id must be a non-empty string, not {model_id!r}")
-    timeout_s = default_timeout_s
-    if timeout is not None:
-        timeout_s = _number("timeout", timeout, 0.0, math.inf)
-        if not 0 < timeout_s < math.inf:
-            raise InvalidRequestError(
-                f"timeout must be a positive number of seconds, not {timeout!r}"
-            )
-    if tags:
-        tags = _checked_tags(tags)
+    timeout_s = default_timeout_s if timeout is None else checked_timeout_s(timeout)
+    if tags is not None:
+        tags = checked_tags(tags)
+    if priority is not None and type(priority) is not int:
+        checked_label("priority", priority)
     for name, label in (("session_id", session_id), ("experiment", experiment), ("arm", arm)):
         if label is not None:
-            _checked_label(name, label)
+            checked_label(name, label)
     if arm is not None and experiment is None:
         raise InvalidRequestError("arm is given without experiment: name the experiment too")
 
@@ -182,7 +194,6 @@ def build_request(
         strategy=model_selection_strategy,
         stream=stream,
         use_cache=use_cache,
-        use_semantic_cache=use_semantic_cache,
         cache_policy=policy,
         response_model=response_model,
         priority=priority,
@@ -222,7 +233,8 @@ def canonical_json(what: str, value: Any) -> bytes:
 
 
 def _why_not_json(what: str, value: Any, error: Exception) -> str:
-    for path, leaf in _leaves(what, value):
+    # What holds itself more than once has no end of leaves.
+    for path, leaf in itertools.islice(_leaves(what, value), _MOST_LEAVES):
         if isinstance(leaf, str):
             for position, character in enumerate(leaf):
                 if "\ud800" <= character <= "\udfff":
@@ -237,7 +249,7 @@ def _why_not_json(what: str, value: Any, error: Exception) -> str:
     return f"{what} can't be written as JSON: {error}"
 
 
-def _leaves(path: str, value: Any, depth: int = 0) -> Any:
+def _leaves(path: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     if depth > 50:
         return
     if isinstance(value, dict):
@@ -259,11 +271,28 @@ def _leaves(path: str, value: Any, depth: int = 0) -> Any:
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidRequestError(f"{name} must be a number, not {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not low <= number <= high:  # also refuses NaN
         allowed = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
-        raise InvalidRequestError(f"{name} must be {allowed}, not {value!r}")
+        raise InvalidRequestError(f"{name} must be {allowed}, not {value!r:.80}")
     return number
+
+
+def checked_timeout_s(timeout: Any) -> float:
+    """Return a call's `timeout` in seconds.
+
+    Raises:
+        InvalidRequestError: it is no positive number.
+    """
+    timeout_s = _number("timeout", timeout, 0.0, math.inf)
+    if not 0 < timeout_s < math.inf:
+        raise InvalidRequestError(
+            f"timeout must be a positive number of seconds, not {timeout!r:.80}"
+        )
+    return timeout_s
 
 
 def _checked_messages(messages: Any) -> list[Message]:
@@ -272,7 +301,10 @@ def _checked_messages(messages: Any) -> list[Message]:
             f"messages must be a list of {{'role': …, 'content': …}} dicts, not a "
             f"{type(messages).__name__}"
         )
-    checked = list(messages)
+    try:
+        checked = list(messages)
+    except TypeError as error:
+        raise InvalidRequestError(f"messages can't be read as a list: {error}") from None
     if not checked:
         raise InvalidRequestError("messages is empty: there is nothing to ask")
     said_something = False
@@ -388,7 +420,7 @@ def _checked_tools(tools: Any, functions: Any) -> list[dict[str, Any]]:
 
 def _checked_tool_choice(choice: Any, tools: list[dict[str, Any]]) -> str | dict[str, Any]:
     names = [tool["function"]["name"] for tool in tools]
-    if choice in ("auto", "none", "required"):
+    if isinstance(choice, str) and choice in ("auto", "none", "required"):
         return str(choice)
     wanted = choice
     if isinstance(choice, dict):
@@ -409,12 +441,22 @@ def _checked_response_format(given: Any) -> tuple[dict[str, Any] | None, type | 
             raise InvalidRequestError(
                 f"response_format may be a Pydantic model class; {given.__name__} is none"
             )
-        return _schema_format(given.__name__, schema_of()), given
-    if given == "text" or given == {"type": "text"}:
-        return None, None
-    if given in ("json", "json_object") or given == {"type": "json_object"}:
-        return {"type": "json_object"}, None
-    if isinstance(given, dict):
+        try:
+            return _schema_format(given.__name__, schema_of()), given
+        except Exception as error:
+            raise InvalidRequestError(
+                f"response_format: {given.__name__} has no JSON schema ({error!s:.300})"
+            ) from None
+    if isinstance(given, str):
+        if given == "text":
+            return None, None
+        if given in ("json", "json_object"):
+            return {"type": "json_object"}, None
+    elif isinstance(given, dict):
+        if given == {"type": "text"}:
+            return None, None
+        if given == {"type": "json_object"}:
+            return {"type": "json_object"}, None
         inner = given.get("json_schema")
         if given.get("type") == "json_schema" and isinstance(inner, dict):
             if not isinstance(inner.get("schema"), dict):
@@ -440,7 +482,12 @@ def _schema_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _checked_tags(tags: Any) -> dict[str, Any]:
+def checked_tags(tags: Any) -> dict[str, Any]:
+    """Return a copy of a call's `tags`.
+
+    Raises:
+        InvalidRequestError: they are no flat dict that JSON can hold.
+    """
     if not isinstance(tags, dict):
         raise InvalidRequestError(
             f"tags must be a dict such as {{'team': 'search'}}, not a {type(tags).__name__}"
@@ -457,7 +504,12 @@ def _checked_tags(tags: Any) -> dict[str, Any]:
     return dict(tags)
 
 
-def _checked_label(name: str, value: Any) -> None:
+def checked_label(name: str, value: Any) -> None:
+    """Check a text that names something.
+
+    Raises:
+        InvalidRequestError: it is none, or can't be sent or stored.
+    """
     if not isinstance(value, str) or not value:
         raise InvalidRequestError(f"{name} must be a non-empty string, not {value!r:.80}")
     canonical_json(name, value)

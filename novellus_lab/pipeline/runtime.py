@@ -70,7 +70,8 @@ class Runtime:
         random = Random(seed)
         prices = PriceBook()
         latencies = LatencyTracker()
-        attempts = Attempts(catalog, prices, latencies, settings.retries, random)
+        # Back-off draws from a lottery of its own: a retry must not shift the picks that follow.
+        attempts = Attempts(catalog, prices, latencies, settings.retries, Random(seed))
         content = ContentPolicy(settings.logging.content, redact, catalog.secrets())
         cache = ResponseCache(
             MemoryTier(max_entries=settings.cache.max_entries, max_bytes=settings.cache.max_bytes),
@@ -104,9 +105,8 @@ class Runtime:
         self.log.flush(timeout_s)
 
     def close(self) -> None:
-        """Finish what is under way, close connections, stop the loop."""
-        self.thread.run(self._close_connections)
-        self.thread.stop()
+        """Cancel what is under way, close connections, stop the loop, bring the log home."""
+        self.thread.stop(self._close_connections)
         self.log.close()
 
     async def _close_connections(self) -> None:

@@ -8,10 +8,12 @@ provider's connection, prices what had arrived, and logs it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from novellus_lab.errors import NovellusError
 from novellus_lab.types import Chunk
 
 if TYPE_CHECKING:
@@ -67,8 +69,9 @@ class Channel:
                 chunk = self._chunks.popleft()
                 if self._room is not None and len(self._chunks) < _HIGH_WATER // 2:
                     room, self._room = self._room, None
-                    if self._loop is not None and not self._loop.is_closed():
-                        self._loop.call_soon_threadsafe(room.set)
+                    if self._loop is not None:
+                        with contextlib.suppress(RuntimeError):  # the lab was closed
+                            self._loop.call_soon_threadsafe(room.set)
                 return chunk
             if self._ended:
                 return None
@@ -95,9 +98,10 @@ class _Production:
             self.completion = await self._run(self.channel.put)
         except BaseException as error:
             self.error = error
-        finally:
-            self.finished.set()
-            self.channel.end()
+
+    def end(self) -> None:
+        self.finished.set()
+        self.channel.end()
 
 
 class _Streamed:
@@ -106,12 +110,17 @@ class _Streamed:
     Args:
         thread: where the request runs.
         run: the request; it is given the coroutine function that takes its chunks.
+        lab: kept alive: a lab that nobody holds any more is closed.
     """
 
-    def __init__(self, thread: LoopThread, run: Callable[..., Any]) -> None:
+    _job: Any = None
+
+    def __init__(self, thread: LoopThread, run: Callable[..., Any], lab: object) -> None:
         self._thread = thread
+        self._lab = lab
+        self._left = False
         self._production = _Production(run)
-        self._job = thread.start(self._production.main)
+        self._job = thread.start(self._production.main, self._production.end)
 
     @property
     def completion(self) -> Completion:
@@ -120,18 +129,35 @@ class _Streamed:
         Raises:
             RuntimeError: the stream has not ended, was closed, or failed.
         """
-        if self._production.completion is None:
-            raise RuntimeError("the stream has not ended: read it to the end first")
-        return self._production.completion
+        completion = self._production.completion
+        if completion is None:
+            ended = self._production.finished.is_set()
+            raise RuntimeError(
+                "the stream was left or failed before its end: there is no whole answer"
+                if ended
+                else "the stream has not ended: read it to the end first"
+            )
+        return completion
 
     def _cancel(self) -> None:
-        if not self._production.finished.is_set():
+        if self._job is not None and not self._production.finished.is_set():
+            self._left = True
             self._thread.cancel(self._job)
 
     def _raise_error(self) -> None:
-        error, self._production.error = self._production.error, None
-        if error is not None and not isinstance(error, asyncio.CancelledError):
+        """At the end of the chunks: raise unless it is the end of the answer, or we left."""
+        production = self._production
+        if production.completion is not None or self._left:
+            return
+        error, production.error = production.error, None
+        if error is None or isinstance(error, asyncio.CancelledError):
+            self._left = True
+            raise NovellusError("the lab was closed while this stream was under way")
+        self._left = True
+        try:
             raise error
+        finally:
+            del error  # breaks the cycle error -> traceback -> frame
 
     def __del__(self) -> None:
         self._cancel()
@@ -144,6 +170,7 @@ class Stream(_Streamed):
         return self
 
     def __next__(self) -> Chunk:
+        self._thread.refuse_own_thread()
         news = threading.Lock()
         news.acquire()
         while True:
@@ -183,7 +210,7 @@ class AsyncStream(_Streamed):
             news = asyncio.Event()
 
             def wake(news: asyncio.Event = news) -> None:
-                if not loop.is_closed():
+                with contextlib.suppress(RuntimeError):  # the consumer's loop is gone
                     loop.call_soon_threadsafe(news.set)
 
             chunk = self._production.channel.take(wake)

@@ -42,6 +42,12 @@ def parse_answer(
             f"the answer does not fit {response_model.__name__} ({problems}): {content[:200]!r}",
             content=content,
         ) from None
+    except Exception as error:  # a validator of the caller's
+        raise ResponseParseError(
+            f"{response_model.__name__} failed with {type(error).__name__} on the answer: "
+            f"{content[:200]!r}",
+            content=content,
+        ) from error
 
 
 def _without_fence(content: str) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from novellus_lab.pipeline.catalog import Model
-    from novellus_lab.types import Attempt, Route, Usage
+    from novellus_lab.types import Attempt, Candidate, Route, Usage
 
 
 @dataclass(slots=True)
@@ -38,6 +38,10 @@ class Trace:
     """Filled in step by step, on the lab's loop only."""
 
     cache: CacheOutcome = CacheOutcome.OFF
+    strategy: str | None = None
+    rule: str | None = None
+    dropped: tuple[Candidate, ...] = ()
+    """Where none was left: who they were, and why not."""
     route: Route | None = None
     route_ms: float = 0.0
     queue_ms: float = 0.0

@@ -326,7 +326,8 @@ class CacheSettings(Section):
     max_bytes: _CountOrZero = 256 * 2**20
     """Of this process's memory tier."""
     max_temperature: _Temperature | None = None
-    """Requests with a higher temperature are neither kept nor answered from the cache; None: all are."""
+    """Requests with a higher temperature are neither kept nor answered from the cache; None: all are.
+    One that neither call nor model states is the provider's own, and counts as 1."""
     semantic_cache: SemanticCacheSettings = SemanticCacheSettings()
 
 

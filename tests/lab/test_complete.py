@@ -285,7 +285,9 @@ def test_a_refused_call_costs_nothing_and_is_logged_as_refused(
         assert not server.requests
         lab.flush()
     [row] = rows()
-    assert row["status"] in ("refused", "error")
+    assert row["status"] == "refused"
+    assert row["cost_usd"] == row["uncached_cost_usd"] == 0
+    assert row["latency_ms"] > 0
     assert row["error_class"] == error.__name__
     assert row["attempts"] == 0
 

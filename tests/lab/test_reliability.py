@@ -85,25 +85,30 @@ def test_a_long_retry_after_sends_the_call_elsewhere_at_once(make_lab):
 
 
 @pytest.mark.parametrize(
-    ("reply", "error", "calls"),
+    ("reply", "error", "calls", "cost_usd"),
     [
-        (openai_error(400), BadRequestError, 1),
-        (openai_error(401), AuthenticationError, 1),
-        (openai_error(429, headers={"retry-after": "0"}), RateLimitError, 3),
+        (openai_error(400), BadRequestError, 1, 0),
+        (openai_error(401), AuthenticationError, 1, 0),
+        (openai_error(429, headers={"retry-after": "0"}), RateLimitError, 3, 0),
         (
             Scripted(500, body="<html>oops</html>", content_type="text/html"),
             ProviderUnavailableError,
             3,
+            0,
         ),
+        # It answered, so it charges; how much is not to be seen: unknown, not zero.
         (
             Scripted(200, body="{not json", content_type="application/json"),
             ProviderUnavailableError,
             3,
+            None,
         ),
-        (Scripted(end="abort"), ProviderUnavailableError, 3),
+        (Scripted(end="abort"), ProviderUnavailableError, 3, None),
     ],
 )
-def test_each_error_has_its_class_and_its_number_of_tries(make_lab, rows, reply, error, calls):
+def test_each_error_has_its_class_its_number_of_tries_and_its_cost(
+    make_lab, rows, reply, error, calls, cost_usd
+):
     with ScriptedServer(reply) as server:
         lab = make_lab(openai_model("gpt-4o", server.url))
         with pytest.raises(error) as caught:
@@ -113,7 +118,11 @@ def test_each_error_has_its_class_and_its_number_of_tries(make_lab, rows, reply,
         lab.flush()
     [row] = rows()
     assert (row["status"], row["error_class"], row["attempts"]) == ("error", error.__name__, calls)
-    assert (row["model"], row["cost_usd"]) == ("gpt-4o", 0)
+    assert (row["model"], row["cost_usd"], row["uncached_cost_usd"]) == (
+        "gpt-4o",
+        cost_usd,
+        cost_usd,
+    )
 
 
 def test_a_bad_request_is_not_tried_elsewhere(make_lab):
