@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 R = TypeVar("R", Reply, EmbeddingReply)
 Role = Literal["primary", "retry", "failover"]
 
+_CLOCKS_S = 0.005
+"""What the event loop's clock, and the provider's view of it, may be early by."""
+
 _NOT_CHARGED = Price(cost_usd=Decimal(0), version="not charged")
 
 
@@ -76,7 +79,10 @@ class Attempts:
             async with limit:
                 return await self._run(request, order, trace, ask)
         except TimeoutError as error:
-            if isinstance(error, ProviderError) or not limit.expired():
+            # A provider is given what is left of the deadline: near it, either may be the first to
+            # notice that it has passed.
+            passed = time.perf_counter() >= request.deadline - _CLOCKS_S
+            if not (passed if isinstance(error, ProviderError) else limit.expired()):
                 raise
             raise _too_late(request, trace) from None
 

@@ -9,7 +9,11 @@ from decimal import Decimal
 
 import pytest
 
-from novellus_lab.errors import DeadlineExceededError, ProviderUnavailableError
+from novellus_lab.errors import (
+    DeadlineExceededError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+)
 from tests.lab.conftest import openai_model
 from tests.loopback import (
     Scripted,
@@ -176,3 +180,21 @@ def test_a_bad_stream_call_is_refused_at_once(make_lab):
         with pytest.raises(ValueError, match="empty"):
             lab.stream("")
         assert not server.requests
+
+
+def test_a_deadline_that_the_provider_notices_first_is_the_calls_deadline(make_lab, monkeypatch):
+    """Its own limit is what is left of the call's: which of the two ends the wait is a race."""
+    from novellus_lab.providers.openai import OpenAIProvider
+
+    async def notices(self, call):
+        while True:
+            try:
+                await asyncio.sleep(call.timeout_s)
+            except asyncio.CancelledError:  # the call's own limit, in the same turn of the loop
+                asyncio.current_task().uncancel()
+            raise ProviderTimeoutError("openai model 'gpt-4o' did not answer in time")
+
+    monkeypatch.setattr(OpenAIProvider, "complete", notices)
+    lab = make_lab(openai_model("gpt-4o", "http://127.0.0.1:9"))
+    with pytest.raises(DeadlineExceededError, match=r"deadline of 0\.2 s"):
+        lab.complete("Hi", timeout=0.2)
