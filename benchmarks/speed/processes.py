@@ -36,6 +36,7 @@ class ClientProcess:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
         self._process = subprocess.Popen(
             [python, "-P", str(_PROGRAM), name, url, json.dumps(options)],
+            cwd=tempfile.gettempdir(),  # some clients leave files where they are
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
