@@ -16,7 +16,6 @@ import contextlib
 import logging
 import os
 import random
-import re
 import threading
 import time
 import weakref
@@ -27,7 +26,7 @@ import psycopg
 from psycopg import sql
 
 from novellus_lab.errors import StoreError, StoreUnavailableError
-from novellus_lab.store.copy_text import record_lines
+from novellus_lab.store.copy_text import ATTEMPT_TAG, REQUEST_TAG, record_lines
 from novellus_lab.store.database import cause
 from novellus_lab.store.spool import Segment, create_segment, hold_segment, orphans
 
@@ -52,9 +51,6 @@ _COMPANY_BYTES = 256 << 10
 _MAX_BACKOFF_S = 5.0
 _MAX_HELD_BYTES = 64 << 20
 """What memory may hold while the spool itself can't be written."""
-
-_REQUESTS = re.compile(rb"^R(.*\n)", re.MULTILINE)
-_ATTEMPTS = re.compile(rb"^A(.*\n)", re.MULTILINE)
 
 # First in its transaction. It waits for another transaction of the same segment, such as one whose
 # client lost the connection while it committed, and then finds that the place is taken.
@@ -405,7 +401,7 @@ class RequestLog:
                 segment.close()
             else:
                 waiting = segment.memory[self._offsets.get(segment.id, segment.start) :]
-                lost = len(_REQUESTS.findall(waiting))
+                lost = len(_rows(bytes(waiting).split(b"\n"), REQUEST_TAG))
                 self._lost += lost
                 logger.error(
                     "%d log records are lost: neither the spool in %s nor PostgreSQL took them",
@@ -453,17 +449,18 @@ class RequestLog:
     def _copy(self, segment: Segment, chunk: bytes, offset: int, reached: int) -> None:
         connection = self._connected()
         place = {"id": segment.id, "from": offset, "to": reached}
+        lines = chunk.split(b"\n")
         try:
             with connection.transaction(), connection.cursor() as cursor:
                 if cursor.execute(_CLAIM, place).rowcount != 1:
                     raise _OvertakenError
-                for table, columns, rows in (
-                    ("ai_request_attempts", segment.columns.attempts, _ATTEMPTS.findall(chunk)),
-                    ("ai_requests", segment.columns.requests, _REQUESTS.findall(chunk)),
+                for table, tag, columns in (
+                    ("ai_request_attempts", ATTEMPT_TAG, segment.columns.attempts),
+                    ("ai_requests", REQUEST_TAG, segment.columns.requests),
                 ):
-                    if rows:
+                    if rows := _rows(lines, tag):
                         with cursor.copy(_copy_statement(table, columns)) as copy:
-                            copy.write(b"".join(rows))
+                            copy.write(b"\n".join(rows))
         except _REFUSALS:
             raise
         except psycopg.Error:
@@ -575,6 +572,11 @@ class RequestLog:
             self._down = False
             self._last_error = None
             logger.warning("PostgreSQL takes the log again: the waiting records went in")
+
+
+def _rows(lines: list[bytes], tag: bytes) -> list[bytes]:
+    """Return the rows of one table, in COPY's text format."""
+    return [line[1:] for line in lines if line.startswith(tag)]
 
 
 def _copy_statement(table: str, columns: tuple[str, ...]) -> sql.Composed:
