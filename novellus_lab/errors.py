@@ -116,6 +116,8 @@ class ProviderError(NovellusError):
         self.provider_request_id = provider_request_id
         self.partial_content: str | None = None
         """Text of a stream that broke half-way: it was paid for, and is here."""
+        self.never_sent = False
+        """Whether there was no connection to send it through: surely nothing was spent."""
         if retryable is not None:
             self.retryable = retryable
 

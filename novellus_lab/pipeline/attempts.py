@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -267,7 +266,7 @@ class Attempts:
                 )
             return usage, self._price(model, usage, at, None)
         if isinstance(error, ProviderError) and (
-            (error.status_code or 0) >= 400 or _never_connected(error)
+            (error.status_code or 0) >= 400 or error.never_sent
         ):
             return Usage(), _NOT_CHARGED
         price = self._price(model, Usage(), at, None)
@@ -277,25 +276,6 @@ class Attempts:
             cost_usd=None,
             reason="the call ended before its answer was read; the provider may charge for it",
         )
-
-
-def _never_connected(error: BaseException) -> bool:
-    """Whether an HTTP library below says that there was no connection to send anything through."""
-    seen: BaseException | None = error
-    for _ in range(20):
-        if seen is None:
-            return False
-        if isinstance(seen, (ConnectionRefusedError, socket.gaierror)):
-            return True
-        if type(seen).__name__ in _NO_CONNECTION:
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-_NO_CONNECTION = frozenset(
-    ("ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionTimeoutError")
-)
 
 
 def _too_late(request: Request, trace: Trace) -> DeadlineExceededError:

@@ -9,6 +9,7 @@ they use; all that are known are read here.
 from __future__ import annotations
 
 import re
+import socket
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -341,10 +342,27 @@ def from_sdk(error: Exception, *, provider: str, model: str, secret: str | None)
             f"{provider} model {model!r} did not answer in time", provider=provider
         )
     why = redact(str(error.__cause__ or error) or type(error).__name__, secret)[:300]
-    return ProviderUnavailableError(
+    unavailable = ProviderUnavailableError(
         f"{provider} model {model!r} can't be reached, or broke the connection: {why}",
         provider=provider,
     )
+    unavailable.never_sent = _never_connected(error)
+    return unavailable
+
+
+_NO_CONNECTION = frozenset(("ConnectError", "ClientConnectorError", "ClientConnectorDNSError"))
+
+
+def _never_connected(error: BaseException) -> bool:
+    """Whether there was no connection to send anything through, as the libraries below tell."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (ConnectionRefusedError, socket.gaierror)):
+            return True
+        if type(seen).__name__ in _NO_CONNECTION:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def from_response(
