@@ -55,9 +55,8 @@ class Contender:
 
         await asyncio.gather(*(one() for _ in range(concurrency)))
 
-    def close(self) -> dict[str, Any]:
-        """Finish; what is returned goes to whoever ordered it."""
-        return {}
+    def close(self) -> None:
+        """Finish: write what is to be written, close what is open."""
 
 
 class SequentialOnTheLoop(Contender):
@@ -104,10 +103,9 @@ class Aiohttp(SequentialOnTheLoop):
         ) as response:
             return orjson.loads(await response.read())["choices"][0]["message"]["content"]
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> None:
         if self._session is not None:
             _loop.run_until_complete(self._session.close())
-        return {}
 
 
 class Sdk(Contender):
@@ -146,9 +144,8 @@ class SdkOnAiohttp(SequentialOnTheLoop):
         answer = await self._client.chat.completions.create(model=MODEL, **ASKED)
         return answer.choices[0].message.content
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> None:
         _loop.run_until_complete(self._client.close())
-        return {}
 
 
 class LiteLlm(Contender):
@@ -226,7 +223,7 @@ class GptCache(Contender):
 
 
 class OurLab(Contender):
-    """Ours. Options: home, database_url, cached."""
+    """Ours. Options: home, database_url, tags."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         super().__init__(url, options)
@@ -245,12 +242,8 @@ class OurLab(Contender):
     async def aask(self) -> Any:
         return (await self._lab.acomplete(**self._given)).content
 
-    def close(self) -> dict[str, Any]:
-        started = time.perf_counter()
-        self._lab.flush(timeout=60.0)
-        flush_s = time.perf_counter() - started
+    def close(self) -> None:
         self._lab.close()
-        return {"flush_s": flush_s}
 
 
 class OurBatch(OurLab):

@@ -17,19 +17,19 @@ ROOT = Path(__file__).parent.parent.parent
 class Effort:
     """How much is measured. The defaults take about four minutes on two cores."""
 
-    import_rounds: int = 11
-    rounds: int = 15
+    import_rounds: int = 7
+    rounds: int = 9
     """Of the interleaved calls: in each, every contender has its turn."""
-    sequential_calls: int = 60
+    sequential_calls: int = 50
     """A turn."""
-    concurrent_calls: int = 500
+    concurrent_calls: int = 400
     concurrency: int = 50
     cache_rounds: int = 5
     hits: int = 20_000
     shared_hits: int = 300
-    log_rounds: int = 5
-    log_rows: int = 40_000
-    memory_rows: int = 200_000
+    log_rounds: int = 4
+    log_rows: int = 20_000
+    memory_rows: int = 100_000
 
 
 TINY = Effort(2, 2, 3, 6, 3, 2, 30, 5, 2, 40, 200)
