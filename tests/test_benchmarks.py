@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+import io
 
 import pytest
+from rich.console import Console
 
-from benchmarks.speed.__main__ import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from benchmarks.speed.__main__ import run, show
+from benchmarks.speed.figures import TINY
 
 
 @pytest.mark.parametrize(
@@ -22,14 +20,13 @@ if TYPE_CHECKING:
         "log",
     ],
 )
-def test_the_benchmark_prints_its_table(
-    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--tiny", "--only", part, "--json", str(tmp_path / "figures.json")]) in (0, 1)
-    sections = json.loads((tmp_path / "figures.json").read_text())
+def test_the_benchmark_measures_and_prints_its_tables(part: str) -> None:
+    sections = run([part], TINY, None)
     assert sections
-    printed = capsys.readouterr().out
     for section in sections:
-        assert section["wrong"] == []
-        assert section["title"] in printed
-        assert all(row["median"] >= 0 for row in section["rows"])
+        assert not section.wrong
+        assert all(row.median >= 0 for row in section.rows)
+        printed = io.StringIO()
+        show(section, Console(file=printed, width=200))
+        assert section.title in printed.getvalue()
+        assert section.rows[0].name in printed.getvalue()
