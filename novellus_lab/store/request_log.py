@@ -120,7 +120,6 @@ class RequestLog:
         _logs.add(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._segment: Segment | None = None
         self._full: list[Segment] = []
@@ -133,7 +132,6 @@ class RequestLog:
         self._released = False
         self._connection: psycopg.Connection[Any] | None = None
         self._offsets: dict[UUID, int] = {}
-        self._doubtful: set[UUID] = set()
         self._set_aside: set[UUID] = set()
         self._appended = self._rejected = self._lost = 0
         self._last_error: str | None = None
@@ -162,8 +160,6 @@ class RequestLog:
             logger.exception("a record could not be formatted and is lost")
             self._lost += 1
             return
-        if self._pid != os.getpid():
-            self._forget_parent()
         with self._lock:
             self._appended += 1
             self._write(data)
@@ -188,8 +184,6 @@ class RequestLog:
 
         With the database down it does not wait. Idempotent.
         """
-        if self._pid != os.getpid():
-            return
         with self._lock:
             if self._closed:
                 return
@@ -424,7 +418,7 @@ class RequestLog:
             try:
                 self._store(segment, chunk, offset)
             except _OvertakenError:
-                self._doubtful.add(segment.id)
+                del self._offsets[segment.id]
             offset = self._offset(segment)
             sent_bytes += len(chunk)
             with self._progress:
@@ -450,32 +444,24 @@ class RequestLog:
         connection = self._connected()
         place = {"id": segment.id, "from": offset, "to": reached}
         lines = chunk.split(b"\n")
-        try:
-            with connection.transaction(), connection.cursor() as cursor:
-                if cursor.execute(_CLAIM, place).rowcount != 1:
-                    raise _OvertakenError
-                for table, tag, columns in (
-                    ("ai_request_attempts", ATTEMPT_TAG, segment.columns.attempts),
-                    ("ai_requests", REQUEST_TAG, segment.columns.requests),
-                ):
-                    if rows := _rows(lines, tag):
-                        with cursor.copy(_copy_statement(table, columns)) as copy:
-                            copy.write(b"\n".join(rows))
-        except _REFUSALS:
-            raise
-        except psycopg.Error:
-            # It may have been committed all the same.
-            self._doubtful.add(segment.id)
-            raise
+        with connection.transaction(), connection.cursor() as cursor:
+            if cursor.execute(_CLAIM, place).rowcount != 1:
+                raise _OvertakenError
+            for table, tag, columns in (
+                ("ai_request_attempts", ATTEMPT_TAG, segment.columns.attempts),
+                ("ai_requests", REQUEST_TAG, segment.columns.requests),
+            ):
+                if rows := _rows(lines, tag):
+                    with cursor.copy(_copy_statement(table, columns)) as copy:
+                        copy.write(b"\n".join(rows))
         self._offsets[segment.id] = reached
 
     def _offset(self, segment: Segment) -> int:
-        """Return how far a segment has come."""
+        """Return how far a segment has come, as far as we know: a commit's answer may be lost."""
         known = self._offsets.get(segment.id)
-        if known is None or segment.id in self._doubtful:
+        if known is None:
             row = self._connected().execute(_REACHED, [segment.id]).fetchone()
             known = self._offsets[segment.id] = int(row[0]) if row else segment.start
-            self._doubtful.discard(segment.id)
         return known
 
     def _bring_orphans_home(self) -> None:

@@ -252,7 +252,7 @@ TEXT = st.text(max_size=30) | st.sampled_from(["a\x00b", "\\u0000", "\\", '"', "
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(TEXT, TEXT, TEXT, st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4))
 def test_content_comes_back_to_the_last_character(database, content, arguments, prompt, vector):

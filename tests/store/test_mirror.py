@@ -117,3 +117,12 @@ def test_a_user_who_may_not_write_is_told_and_goes_on(database, connection, capl
     connection.execute("SET default_transaction_read_only = off")
     assert "the configuration is not recorded in ai_models" in caplog.text
     assert read(database, MODELS) == []
+
+
+def test_a_version_recorded_by_one_who_waited_begins_after_the_one_before_it(database, connection):
+    with psycopg.connect(database.conninfo) as waited:
+        waited.execute("SELECT now()")  # its transaction began first, and writes last
+        sync_models(connection, [model("m", weight=1)])
+        sync_models(waited, [model("m", weight=2)])
+    first, second = read(database, MODELS)
+    assert first["valid_from"] < first["valid_to"] == second["valid_from"]

@@ -57,7 +57,7 @@ COUNT = st.one_of(
     st.integers(0, 10_000), st.sampled_from([2**63 - 1, 2**63, 10**30, -1, -(10**30)])
 )
 QUICKLY = settings(
-    max_examples=80,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -304,22 +304,43 @@ def test_files_that_are_no_segments_stay(make_log, database, spool_dir):
     assert len(segments(spool_dir)) == 4
 
 
-@pytest.mark.parametrize("place", [0, 7, 19])
+NO_UUID = b"Rnot-a-uuid\n"
+# As a defect of ours could leave it: no index holds so long a name.
+NO_INDEX = request_log.record_lines(record(session_id="here")).replace(
+    b"here", b"".join(b"%d" % n for n in range(50_000))
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "bad"), [(0, NO_UUID), (7, NO_UUID), (19, NO_UUID), (7, NO_INDEX)]
+)
 def test_a_row_that_postgresql_refuses_is_kept_aside_and_blocks_no_other(
-    make_log, database, spool_dir, caplog, place
+    make_log, database, spool_dir, caplog, place, bad
 ):
     good = [record(attempts=(attempt(),)) for _ in range(20)]
     lines = [request_log.record_lines(one) for one in good]
-    lines[place] = b"Rnot-a-uuid\n" + lines[place]
+    lines[place] = bad + lines[place]
     orphan(spool_dir, b"".join(lines))
     log = bring_home(make_log, spool_dir)
     assert sorted(logged_ids(database)) == sorted(one.id for one in good)
     assert len(read(database, "ai_request_attempts")) == 20
     assert log.stats().rejected == 1
     [kept] = spool_dir.glob("*.rejected")
-    assert kept.read_bytes().endswith(b"\nRnot-a-uuid\n")
+    assert kept.read_bytes().endswith(b"\n" + bad)
     assert kept.stat().st_mode & 0o077 == 0
     assert str(kept) in caplog.text
+
+
+def test_a_segment_that_another_process_finished_meanwhile_is_no_orphan(spool_dir, monkeypatch):
+    path = orphan(spool_dir, request_log.record_lines(record()))
+    flock = spool.fcntl.flock
+
+    def after_the_other(fd: int, how: int) -> None:
+        path.unlink()
+        flock(fd, how)
+
+    monkeypatch.setattr(spool.fcntl, "flock", after_the_other)
+    assert list(spool.orphans(spool_dir)) == []
 
 
 # --- the end of processes ------------------------------------------------------------------------
