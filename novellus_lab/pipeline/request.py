@@ -5,7 +5,6 @@ Everything that is wrong with a call is said here, before anything is sent or sp
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _TAG_TYPES = (str, int, float, bool, type(None))
-_MOST_LEAVES = 1_000_000
+_LONGEST_PATH = 1_000
 _ROLE_SET = frozenset(ROLES)
 
 
@@ -233,8 +232,7 @@ def canonical_json(what: str, value: Any) -> bytes:
 
 
 def _why_not_json(what: str, value: Any, error: Exception) -> str:
-    # What holds itself more than once has no end of leaves.
-    for path, leaf in itertools.islice(_leaves(what, value), _MOST_LEAVES):
+    for path, leaf in _leaves(what, value):
         if isinstance(leaf, str):
             for position, character in enumerate(leaf):
                 if "\ud800" <= character <= "\udfff":
@@ -249,23 +247,32 @@ def _why_not_json(what: str, value: Any, error: Exception) -> str:
     return f"{what} can't be written as JSON: {error}"
 
 
-def _leaves(path: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    if depth > 50:
-        return
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                yield f"a key of {path} ({key!r})", object()
-            else:
-                yield f"a key of {path}", key
-            yield from _leaves(
-                f"{path}.{key!s}".encode("utf-8", "replace").decode(), item, depth + 1
-            )
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _leaves(f"{path}[{index}]", item, depth + 1)
-    else:
-        yield path, value
+def _leaves(what: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is no list or dict, and where it stands. What holds itself is seen once."""
+    seen: set[int] = set()
+    waiting = [(what, value)]
+    while waiting:
+        path, item = waiting.pop()
+        if not isinstance(item, (dict, list, tuple)):
+            yield path, item
+            continue
+        if id(item) in seen or len(path) > _LONGEST_PATH:
+            continue
+        seen.add(id(item))
+        if isinstance(item, dict):
+            for key in item:
+                if isinstance(key, str):
+                    yield f"a key of {path}", key
+                else:
+                    yield f"a key of {path} ({key!r:.80})", object()
+            inner = [(f"{path}.{_printable(key)}", part) for key, part in item.items()]
+        else:
+            inner = [(f"{path}[{index}]", part) for index, part in enumerate(item)]
+        waiting += reversed(inner)
+
+
+def _printable(key: object) -> str:
+    return str(key)[:100].encode("utf-8", "replace").decode()
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
