@@ -399,17 +399,22 @@ class Lab:
         self,
         since: str | datetime | timedelta | None = "7d",
         *,
-        until: datetime | None = None,
+        until: str | datetime | timedelta | None = None,
         limit: int | None = None,
     ) -> pl.DataFrame:
         """Return the log as a Polars frame, newest first (`.to_pandas()` for pandas).
 
         Args:
-            since: a duration back from now (`"1h"`, `"7d"`, a timedelta), a time, or None for all.
-            until: a time to stop before.
+            since: a duration back from now (`"1h"`, `"7d"`, a timedelta), a time (local, if it has
+                no zone), or None for all.
+            until: where to stop, in the same form.
             limit: at most so many rows.
 
+        All columns of `ai_requests` are there. Costs are exact decimals, times are UTC, tags and
+        messages are JSON texts: `frame["tags"].str.json_decode(pl.Struct({"team": pl.String}))`.
+
         Raises:
+            InvalidRequestError: an argument is wrong.
             StoreUnavailableError: the database does not answer, or does not take what waits.
         """
         from novellus_lab.analytics.requests import read_requests

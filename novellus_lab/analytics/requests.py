@@ -11,6 +11,7 @@ from novellus_lab.errors import (
     MissingDependencyError,
     StoreUnavailableError,
 )
+from novellus_lab.store.copy_text import REQUEST_COLUMNS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,29 +19,47 @@ if TYPE_CHECKING:
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-# Arrow has no name for jsonb and uuid; as text they arrive as strings.
-_COLUMNS = """
-id::text AS id, created_at, kind, stream, status, model, provider, cache, cost_usd::text AS cost_usd,
-uncached_cost_usd::text AS uncached_cost_usd, latency_ms, ttft_ms, provider_ms, queue_ms, overhead_ms,
-original_latency_ms, input_tokens, output_tokens, cached_input_tokens, cache_write_tokens,
-reasoning_tokens, usage_estimated, strategy, rule, propensity, picked_model, requested_model,
-response_model, attempts, error_class, error_message, finish_reason, price_version,
-cache_source_id::text AS cache_source_id, session_id, experiment, arm, priority, tags::text AS tags,
-candidates::text AS candidates, messages::text AS messages, response
-"""
+_FIRST = (
+    *("id", "created_at", "kind", "stream", "status", "model", "provider", "cache"),
+    *("cost_usd", "uncached_cost_usd", "latency_ms", "ttft_ms"),
+    *("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens"),
+    *("strategy", "rule", "propensity", "picked_model", "requested_model", "attempts"),
+    *("error_class", "error_message", "tags", "session_id", "experiment", "arm"),
+    *("messages", "response"),
+)
+"""What people look at most; all other columns follow in the table's order."""
+
+_MONEY = ("cost_usd", "fees_usd", "uncached_cost_usd")
+_USD_DIGITS = 15
+# Arrow has no name for uuid and jsonb, and one that loses digits for numeric: all three come as text.
+_AS_TEXT = {*_MONEY, "id", "cache_source_id"} | {
+    *("candidates", "raw_usage", "tags", "params", "messages", "tool_calls")
+}
+_AS_HEX = {"cache_key", "prompt_hash"}
+
+
+def _selected(column: str) -> str:
+    if column in _AS_HEX:
+        return f"encode({column}, 'hex') AS {column}"
+    return f"{column}::text AS {column}" if column in _AS_TEXT else column
+
+
+_COLUMNS = ", ".join(map(_selected, dict.fromkeys([*_FIRST, *REQUEST_COLUMNS])))
 
 
 def read_requests(
     conninfo: str,
     since: str | datetime | timedelta | None,
     *,
-    until: datetime | None = None,
+    until: str | datetime | timedelta | None = None,
     limit: int | None = None,
 ) -> pl.DataFrame:
-    """Read `ai_requests`, newest first. Costs are exact decimals, times are UTC.
+    """Read `ai_requests`, newest first: all of its columns, and none more if there is no row.
+
+    Costs are exact decimals, times are UTC, ids and JSON (tags, messages, …) are text.
 
     Raises:
-        InvalidRequestError: `since` is no duration or time.
+        InvalidRequestError: `since` or `until` is no duration or time, `limit` no number.
         StoreUnavailableError: the database does not answer.
         MissingDependencyError: Polars or the Arrow driver is not installed.
     """
@@ -51,15 +70,18 @@ def read_requests(
         raise MissingDependencyError(
             f"reading the log as a frame needs {error.name}: pip install 'novellus_lab[analytics]'"
         ) from None
-    start = starting(since)
+    if limit is not None and (
+        isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63
+    ):
+        raise InvalidRequestError(f"limit must be a whole number of rows, not {limit!r:.80}")
+    start, end = moment("since", since), moment("until", until)
     query = f"SELECT {_COLUMNS} FROM public.ai_requests WHERE created_at >= $1 AND created_at < $2"  # noqa: S608
     query += " ORDER BY created_at DESC, id DESC"
     if limit is not None:
-        query += f" LIMIT {int(limit)}"
-    end = until or datetime(9999, 1, 1, tzinfo=UTC)
+        query += f" LIMIT {limit}"
     try:
         with dbapi.connect(_uri(conninfo)) as connection, connection.cursor() as cursor:
-            cursor.execute(query, (start, end))
+            cursor.execute(query, (start or _BEGINNING, end or _END))
             table = cursor.fetch_arrow_table()
     except dbapi.Error as error:
         reason = str(error).strip().splitlines()[0]
@@ -67,26 +89,37 @@ def read_requests(
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101
     return frame.with_columns(
-        pl.col("cost_usd", "uncached_cost_usd").cast(pl.Decimal(38, 12)),
+        pl.col(_MONEY).cast(pl.Decimal(38, _USD_DIGITS)),
         pl.col("created_at").dt.convert_time_zone("UTC"),
     )
 
 
-def starting(since: str | datetime | timedelta | None) -> datetime:
-    """Return the UTC time that `"7d"`, a timedelta, a time or None (the beginning) mean."""
-    if since is None:
-        return datetime(1, 1, 1, tzinfo=UTC)
-    if isinstance(since, datetime):
-        return since if since.tzinfo is not None else since.astimezone()
-    if isinstance(since, timedelta):
-        return datetime.now(UTC) - since
-    match = _DURATION.fullmatch(since.strip()) if isinstance(since, str) else None
-    if match is None:
-        raise InvalidRequestError(
-            f"since must be a duration such as '1h', '7d' or '2w', a datetime, a timedelta or None, "
-            f"not {since!r}"
-        )
-    return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: float(match[1])})
+_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+_END = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def moment(name: str, given: str | datetime | timedelta | None) -> datetime | None:
+    """Return the time that `"7d"` ago, a timedelta ago, or a time (here, if it has no zone) is.
+
+    Raises:
+        InvalidRequestError: it is none of these; `name` is the argument's.
+    """
+    if given is None:
+        return None
+    try:
+        if isinstance(given, datetime):
+            return given if given.tzinfo is not None else given.astimezone()
+        if isinstance(given, timedelta):
+            return datetime.now(UTC) - given
+        match = _DURATION.fullmatch(given.strip()) if isinstance(given, str) else None
+        if match is not None:
+            return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: float(match[1])})
+    except (OverflowError, ValueError, OSError):
+        raise InvalidRequestError(f"{name} is too far from today: {given!r:.80}") from None
+    raise InvalidRequestError(
+        f"{name} must be a duration such as '1h', '7d' or '2w', a datetime, a timedelta or None, not "
+        f"{given!r:.80}"
+    )
 
 
 def _uri(conninfo: str) -> str:
