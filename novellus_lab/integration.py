@@ -5,19 +5,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Unpack
 
 from novellus_lab.lab import Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from novellus_lab.lab import CallArguments
     from novellus_lab.pipeline.stream import AsyncStream
+    from novellus_lab.types import Completion, Message
 
 _lock = threading.Lock()
 _shared: Lab | None = None
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)  # the parent's may be held by a thread not here
 
 
 def shared_lab() -> Lab:
@@ -29,18 +41,33 @@ def shared_lab() -> Lab:
         return _shared
 
 
+async def _opened() -> Lab:
+    """Return the shared lab; opening it takes a second that the caller's loop is not held up for."""
+    if _shared is None or _shared.closed:
+        return await asyncio.to_thread(shared_lab)
+    return _shared
+
+
 async def ai_complete(
     prompt: str | None = None, *, stream: bool = False, **arguments: Unpack[CallArguments]
 ) -> dict[str, Any] | AsyncStream:
-    """Answer a prompt or a conversation, as a plain dict; arguments as `Lab.complete`."""
+    """Answer a prompt or a conversation, as a plain dict; arguments as `Lab.complete`.
+
+    The keys are the fields of `Completion`: `content`, `model`, `cost`, … An unknown cost is
+    `Decimal("NaN")` here, so that `f"${response['cost']:.6f}"` is written as NaN, and every sum
+    with it, too: never as 0.
+
+    With `stream=True` it returns the stream: `async for chunk in await ai_complete(…)`.
+    """
     return await AIModelManager().complete(prompt, stream=stream, **arguments)
 
 
 async def ai_embed(
     text: str | Sequence[str], model: str | None = None, **options: Any
 ) -> list[float] | list[list[float]]:
-    """Embed a text or a list of texts; embeddings are cached."""
-    return await shared_lab().aembed(text, model=model, **options)
+    """Embed a text or a list of texts; embeddings are cached. Options as `Lab.embed`."""
+    lab = await _opened()
+    return await lab.aembed(text, model=model, **options)
 
 
 class AIModelManager:
@@ -56,13 +83,29 @@ class AIModelManager:
     async def complete(
         self,
         prompt: str | None = None,
-        *,
+        messages: Sequence[Message] | None = None,
+        model_id: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
         stream: bool = False,
-        **arguments: Unpack[CallArguments],
+        functions: Sequence[Mapping[str, Any]] | None = None,
+        use_cache: bool = True,
+        **arguments: Any,
     ) -> dict[str, Any] | AsyncStream:
-        """Answer a prompt or a conversation, as a plain dict; arguments as `Lab.complete`."""
-        lab = self._lab or shared_lab()
+        """Answer a prompt or a conversation, as `ai_complete`; further arguments as `Lab.complete`."""
+        arguments |= {
+            "messages": messages,
+            "model_id": model_id,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "functions": functions,
+            "use_cache": use_cache,
+        }
+        lab = self._lab or await _opened()
         if stream:
             return lab.astream(prompt, **arguments)
-        completion = await lab.acomplete(prompt, **arguments)
-        return completion.to_dict()
+        completion: Completion = await lab.acomplete(prompt, **arguments)
+        answer: dict[str, Any] = completion.to_dict()
+        if answer["cost"] is None:
+            answer["cost"] = Decimal("NaN")
+        return answer
