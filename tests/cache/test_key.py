@@ -10,9 +10,12 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from novellus_lab.cache.key import cache_key, scope_digest
+from novellus_lab.pipeline.catalog import Catalog
 from novellus_lab.pipeline.request import build_request
+from novellus_lab.settings import load_settings
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
     lambda s: not s.isspace()
@@ -132,3 +135,72 @@ def test_a_key_is_the_same_in_every_process_and_release(hash_seed):
 
 
 GOLDEN = "b07dabc791c914ab40888cd331a7069576a57a6dc2bfbad3677af3bea19843b9"
+
+
+BASE = {"provider": "openai", "model_name": "m"}
+
+
+def scope_of(*models, **config) -> bytes:
+    catalog = Catalog(load_settings({"models": list(models), **config}, environ={}, dotenv=None))
+    return catalog.scope(tuple(catalog))
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        ({"model_name": "n"}, {}),
+        ({"provider": "azure"}, {}),
+        ({"base_url": "http://127.0.0.1:8000/v1"}, {}),
+        ({"base_model": "gpt-4o"}, {}),
+        ({"max_tokens": 5}, {}),
+        ({"temperature": 0}, {}),
+        ({"params": {"reasoning_effort": "low"}}, {}),
+        ({"on_unsupported": "drop"}, {}),
+        ({}, {"providers": {"openai": {"base_url": "http://127.0.0.1:8000/v1"}}}),
+        ({}, {"providers": {"openai": {"options": {"organization": "o"}}}}),
+        ({}, {"providers": {"openai": {"on_unsupported": "drop"}}}),
+    ],
+)
+def test_whatever_of_a_models_configuration_may_change_its_answer_is_in_the_scope(model, config):
+    assert scope_of({**BASE, **model}, **config) != scope_of(BASE)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"priority": 7},
+        {"weight": 0.5},
+        {"display_name": "M"},
+        {"input_token_cost": 1},
+        {"timeout_s": 5},
+        {"rpm": 5},
+        {"capabilities": ["chat", "vision"]},
+    ],
+)
+def test_what_does_not_change_an_answer_loses_nobody_the_cache(model):
+    assert scope_of({**BASE, **model}) == scope_of(BASE)
+
+
+def test_a_pool_of_more_models_is_another_scope():
+    more = {**BASE, "model_name": "n"}
+    assert scope_of(BASE, more) != scope_of(BASE)
+    assert scope_of(BASE, more) == scope_of(more, BASE)
+
+
+def test_the_order_of_tools_the_images_and_the_schema_count():
+    one, two = ({"type": "function", "function": {"name": n}} for n in ("a", "b"))
+    message = [{"role": "user", "content": "Hello"}]
+    assert key_of(message, {"tools": [one, two]}) != key_of(message, {"tools": [two, one]})
+    images = [
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"data:{n}"}}]}]
+        for n in range(2)
+    ]
+    assert key_of(images[0], {}) != key_of(images[1], {})
+    classes = [
+        type("City", (BaseModel,), {"__annotations__": {name: str}, "__module__": __name__})
+        for name in ("name", "town")
+    ]
+    keys = {key_of(message, {"response_format": c}) for c in classes}
+    keys |= {key_of(message, {}), key_of(message, {"response_format": "json"})}
+    assert len(keys) == 4
+    assert key_of(message, {"response_format": "text"}) == key_of(message, {})
