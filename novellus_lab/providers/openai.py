@@ -358,11 +358,13 @@ class OpenAIProvider(Provider):
         except TypeError as error:
             raise InvalidRequestError(f"the request can't be written as JSON: {error}") from None
         client = self._client()
+        # Whole: the SDK would otherwise put it together, and take it apart, for every call.
+        url = str(client.base_url).rstrip("/") + self._path(path, model)
         limit = DEFAULT_TIMEOUT_S if timeout_s is None else max(timeout_s, 0.001)
         try:
             async with asyncio.timeout(timeout_s):
                 response = await client.post(
-                    self._path(path, model),
+                    url,
                     cast_to=httpx2.Response,
                     content=content,
                     options={
