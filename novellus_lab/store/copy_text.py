@@ -15,6 +15,7 @@ from novellus_lab.store.storable import REPLACEMENT, storable_json, storable_tex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from decimal import Decimal
     from uuid import UUID
 
@@ -148,7 +149,7 @@ def _request_line(r: RequestRecord) -> str:
     return "\t".join(
         (
             "R" + r.id.hex,
-            r.created_at.isoformat(),
+            _time(r.created_at),
             r.kind,
             "t" if r.stream else "f",
             r.status,
@@ -162,10 +163,10 @@ def _request_line(r: RequestRecord) -> str:
             _text(r.strategy),
             _text(r.rule),
             _json(list(candidates)) if candidates else _NULL,
-            _plain(r.propensity),
+            _numbers(r.propensity),
             r.cache,
             _NULL if r.cache_key is None else "\\\\x" + r.cache_key.hex(),
-            _plain(r.cache_similarity),
+            _numbers(r.cache_similarity),
             _uuid(r.cache_source_id),
             _NO_USAGE if r.usage is None else _usage(r.usage),
             _json(r.raw_usage) if r.raw_usage else _NULL,
@@ -173,13 +174,15 @@ def _request_line(r: RequestRecord) -> str:
             _money(r.cost_usd),
             _money(r.fees_usd),
             _money(r.uncached_cost_usd),
-            _plain(r.latency_ms),
-            _plain(r.ttft_ms),
-            _plain(r.queue_ms),
-            _plain(r.route_ms),
-            _plain(r.provider_ms),
-            _plain(r.overhead_ms),
-            _plain(r.original_latency_ms),
+            _numbers(
+                r.latency_ms,
+                r.ttft_ms,
+                r.queue_ms,
+                r.route_ms,
+                r.provider_ms,
+                r.overhead_ms,
+                r.original_latency_ms,
+            ),
             _json(r.tags) if r.tags else "{}",
             _label(r.session_id),
             _label(r.experiment),
@@ -190,7 +193,7 @@ def _request_line(r: RequestRecord) -> str:
             _array(r.dropped_params),
             _text(r.finish_reason),
             _NULL if r.messages is None else _json(r.messages),
-            _text(r.response),
+            _prose(r.response),
             _NULL if r.tool_calls is None else _json(r.tool_calls),
             f"{len(r.attempts)}\n",
         )
@@ -207,10 +210,9 @@ def _attempt_line(a: Attempt, request_id: UUID) -> str:
             a.role,
             _text(a.model_id),
             _text(a.provider),
-            a.started_at.isoformat(),
+            _time(a.started_at),
             a.status,
-            _plain(a.latency_ms),
-            _plain(a.ttft_ms),
+            _numbers(a.latency_ms, a.ttft_ms),
             _usage(a.usage),
             _json(a.raw_usage) if a.raw_usage else _NULL,
             _money(price.cost_usd),
@@ -223,7 +225,7 @@ def _attempt_line(a: Attempt, request_id: UUID) -> str:
             _text(a.error_class),
             _text(a.error_message),
             _NULL if a.status_code is None else _within(a.status_code, 1 << 31),
-            _plain(a.retry_after_s) + "\n",
+            _numbers(a.retry_after_s) + "\n",
         )
     )
 
@@ -261,9 +263,14 @@ def _within(number: int, limit: int) -> str:
     return str(number) if 0 <= number < limit else _NULL
 
 
-def _plain(value: Any) -> str:
-    """A number: its text needs no escape. NaN and infinity are values of PostgreSQL's floats."""
-    return _NULL if value is None else str(value)
+def _numbers(*values: float | None) -> str:
+    """Numbers, one column each; one that is none is null. `str` takes ten times as long for each."""
+    text = orjson.dumps(values).decode()
+    return text[1:-1].replace("null", _NULL).replace(",", "\t")
+
+
+def _time(value: datetime) -> str:
+    return orjson.dumps(value).decode()[1:-1]
 
 
 def _money(value: Decimal | None) -> str:
@@ -293,16 +300,20 @@ def _uuid(value: UUID | None) -> str:
 def _text(value: str | None) -> str:
     if value is None:
         return _NULL
-    if not value.isprintable() or "\\" in value:
-        if "\\" in value:
-            value = value.replace("\\", "\\\\")
-        value = (
-            value.replace("\n", "\\n")
-            .replace("\t", "\\t")
-            .replace("\r", "\\r")
-            .replace("\x00", REPLACEMENT)
-        )
-    return value
+    return value if value.isprintable() and "\\" not in value else _prose(value)
+
+
+def _prose(value: str | None) -> str:
+    """A text too long for a look at each of its characters: the searches below are C's own."""
+    if value is None:
+        return _NULL
+    return (
+        value.replace("\\", "\\\\")
+        .replace("\n", "\\n")
+        .replace("\t", "\\t")
+        .replace("\r", "\\r")
+        .replace("\x00", REPLACEMENT)
+    )
 
 
 def _json(value: Any) -> str:
