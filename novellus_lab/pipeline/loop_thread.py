@@ -26,6 +26,17 @@ logger = logging.getLogger("novellus_lab")
 _INTERRUPT_GRACE_S = 5.0
 """How long an interrupted call may take to close its connection and be logged."""
 _STOP_S = 15.0
+_LOOK_UP_EVERY_S = 0.1
+
+
+def acquire_interruptibly(lock: threading.Lock) -> None:
+    """Wait for a lock, but not past an interrupt.
+
+    Python's own wait ends with the signal. Where a library has put itself in the signal's way
+    (Polars does, once imported), the kernel resumes the wait, and Ctrl-C would do nothing.
+    """
+    while not lock.acquire(timeout=_LOOK_UP_EVERY_S):
+        pass
 
 
 class LoopThread:
@@ -53,7 +64,7 @@ class LoopThread:
         job = _Job[T](function, args, on_done=done.release)
         try:
             self._start(job)
-            done.acquire()
+            acquire_interruptibly(done)
         except NovellusError:
             raise
         except BaseException:

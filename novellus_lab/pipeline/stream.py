@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from novellus_lab.errors import NovellusError
+from novellus_lab.pipeline.loop_thread import acquire_interruptibly
 from novellus_lab.types import Chunk
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Stream(_Streamed):
                 self._raise_error()
                 raise StopIteration
             try:
-                news.acquire()
+                acquire_interruptibly(news)
             except BaseException:
                 self.close()
                 raise

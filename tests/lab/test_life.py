@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -83,6 +86,44 @@ def test_an_interrupt_cancels_and_logs_whatever_was_under_way(
     ] * cancelled
     assert all(r["cost_usd"] is None for r in logged)  # sent; whether it is charged nobody says
     assert all(r["picked_model"] and r["propensity"] == 1 and r["candidates"] for r in logged)
+
+
+WAITING = """
+import json, sys
+import polars  # takes SIGINT over, so that the kernel resumes waits that it broke off
+from novellus_lab import Lab
+
+lab = Lab(home=sys.argv[1], database_url=sys.argv[2], config=json.loads(sys.argv[3]))
+for wait in (
+    lambda: lab.complete("Slow", model_id="chat"),
+    lambda: next(lab.stream("Slow", model_id="chat")),
+):
+    try:
+        wait()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+lab.close()
+"""
+
+
+def test_an_interrupt_gets_through_where_a_library_has_taken_it_over(database, tmp_path, rows):
+    with ScriptedServer(Scripted(end="hang")) as server:
+        config = {"models": [openai_model("chat", server.url)]}
+        process = subprocess.Popen(
+            [sys.executable, "-c", WAITING, tmp_path, database.conninfo, json.dumps(config)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            for number in (1, 2):
+                wait_until(lambda n=number: len(server.requests) == n, "the call")
+                process.send_signal(signal.SIGINT)
+                assert process.stdout.readline() == "interrupted\n"
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.communicate()
+    assert [r["status"] for r in rows()] == ["cancelled", "cancelled"]
 
 
 async def test_a_call_cancelled_before_it_began_ends_and_is_logged(make_lab, rows):
