@@ -6,6 +6,7 @@ A forked child can inherit none of it, so it is one object that can be made agai
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -101,8 +102,9 @@ class Runtime:
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the log and the shared cache hold all that was done before."""
+        until = time.monotonic() + timeout_s
         self.thread.run(self.cache.postgres.flush, timeout_s)
-        self.log.flush(timeout_s)
+        self.log.flush(max(0.0, until - time.monotonic()))
 
     def close(self) -> None:
         """Cancel what is under way, close connections, stop the loop, bring the log home."""
