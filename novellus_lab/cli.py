@@ -85,13 +85,9 @@ def _facts_of(model: Model, catalog: Catalog) -> dict[str, Any]:
         "unavailable_because": model.unavailable,
         "routed": model in catalog.chat_pool,
         "capabilities": list(model.settings.capabilities),
-        "weight": None if model.is_embedding else _weight(model),
+        "weight": None if model.is_embedding else model.weight,
         "context_window": model.settings.context_window,
     }
-
-
-def _weight(model: Model) -> float:
-    return 1.0 if model.settings.weight is None else model.settings.weight
 
 
 def _show_models(catalog: Catalog, source: str) -> None:
@@ -131,7 +127,7 @@ def _show_models(catalog: Catalog, source: str) -> None:
 def _use(model: Model, catalog: Catalog) -> str:
     if model.is_embedding:
         return "embeddings"
-    weight = _weight(model)
+    weight = model.weight
     if model in catalog.chat_pool:
         return "routed" if weight == 1 else f"routed, weight {weight:g}"
     if weight == 0 or model.unavailable is None:

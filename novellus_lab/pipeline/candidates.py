@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from novellus_lab.errors import ContextWindowExceededError, NoModelAvailableError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from novellus_lab.settings import RuleSettings
 
     WhyNot = Callable[[Model], str | None]
+    Count = Callable[[], int]
 
 _EXPECTED_OUTPUT_TOKENS = 256
 """Assumed length of an answer when costs are compared beforehand and nothing better is known."""
@@ -85,10 +87,12 @@ class Candidates:
         models: Sequence[Model],
         rule: RuleSettings | None,
         dropped: list[Candidate],
+        input_tokens: Count,
     ) -> list[Model]:
         """Drop the models that can't, or by the rule may not, answer this request.
 
-        Who they are, and why, is in `dropped`, also when this raises.
+        Who they are, and why, is in `dropped`, also when this raises. `input_tokens` is from
+        `count_once`.
 
         A model that the caller named is held to its context window only: what it can is its
         provider's to say. A rule's `max_latency_ms` drops no one where it would leave no one.
@@ -97,14 +101,16 @@ class Candidates:
             ContextWindowExceededError: the prompt is too long for all of them.
             NoModelAvailableError: none is left, for whatever reasons.
         """
-        kept = self._keep(list(models), dropped, lambda m: self._too_long(request, m))
+        kept = _keep(list(models), dropped, lambda m: _too_long(request, m, input_tokens))
         if not kept:
-            raise self._too_long_for_all(request, models)
+            raise _too_long_for_all(models, input_tokens())
         if request.model_id is None and (needs := capabilities_needed(request)):
-            kept = self._keep(kept, dropped, lambda m: _lacks(m, needs))
+            kept = _keep(kept, dropped, lambda m: _lacks(m, needs))
         if rule is not None and rule.conditions.max_cost_usd is not None:
             most_usd = rule.conditions.max_cost_usd
-            kept = self._keep(kept, dropped, lambda m: self._too_dear(request, m, most_usd))
+            kept = _keep(
+                kept, dropped, lambda m: self._too_dear(request, m, most_usd, input_tokens)
+            )
         if not kept:
             told = "; ".join(f"{c.model_id}: {c.dropped}" for c in dropped)
             decided = "" if rule is None else f" by rule {rule.name!r}"
@@ -112,57 +118,25 @@ class Candidates:
         if rule is not None and rule.conditions.max_latency_ms is not None:
             most_ms = rule.conditions.max_latency_ms
             too_slow: list[Candidate] = []
-            quick = self._keep(kept, too_slow, lambda m: self._too_slow(request, m, most_ms))
+            quick = _keep(kept, too_slow, lambda m: self._too_slow(request, m, most_ms))
             if quick:
                 dropped += too_slow
                 return quick
         return kept
 
-    def option(self, model: Model, request: Request) -> Option:
-        """Return what strategies decide by."""
-        weight = model.settings.weight
+    def option(self, model: Model, request: Request, input_tokens: Count) -> Option:
+        """Return what strategies decide by; `input_tokens` is from `count_once`."""
         return Option(
             model.id,
-            weight=1.0 if weight is None else weight,
+            weight=model.weight,
             priority=model.settings.priority,
-            expected_cost_usd=lambda: self._expected_cost_usd(request, model),
+            expected_cost_usd=lambda: self._expected_cost_usd(request, model, input_tokens),
         )
 
-    def _keep(
-        self, models: Sequence[Model], dropped: list[Candidate], why_not: WhyNot
-    ) -> list[Model]:
-        kept = []
-        for model in models:
-            reason = why_not(model)
-            if reason is None:
-                kept.append(model)
-            else:
-                dropped.append(Candidate(model.id, dropped=reason))
-        return kept
-
-    def _too_long(self, request: Request, model: Model) -> str | None:
-        window = model.settings.context_window
-        if window is None or len(request.messages_json) <= window:  # a token is at least a byte
-            return None
-        tokens = _input_tokens(request)
-        if tokens <= window * _CONTEXT_SLACK:
-            return None
-        return f"about {tokens:,} tokens exceed its context window of {window:,}"
-
-    def _too_long_for_all(
-        self, request: Request, models: Sequence[Model]
-    ) -> ContextWindowExceededError:
-        widest = max(models, key=lambda m: m.settings.context_window or 0)
-        return ContextWindowExceededError(
-            f"the prompt has about {_input_tokens(request):,} tokens, more than any candidate takes "
-            f"({widest.id}: {widest.settings.context_window:,}); shorten it or add a model with "
-            f"a larger context_window. Nothing was sent.",
-            model=widest.id,
-            provider=widest.provider,
-        )
-
-    def _too_dear(self, request: Request, model: Model, most_usd: Decimal) -> str | None:
-        cost_usd = self._expected_cost_usd(request, model)
+    def _too_dear(
+        self, request: Request, model: Model, most_usd: Decimal, input_tokens: Count
+    ) -> str | None:
+        cost_usd = self._expected_cost_usd(request, model, input_tokens)
         if cost_usd is None:
             return f"its price is unknown, and the rule allows ${most_usd:f}"
         if cost_usd > most_usd:
@@ -177,18 +151,25 @@ class Candidates:
             return None
         return f"its recent latency of {latency_ms:,.0f} ms exceeds the rule's {most_ms:,.0f} ms"
 
-    def _expected_cost_usd(self, request: Request, model: Model) -> Decimal | None:
+    def _expected_cost_usd(
+        self, request: Request, model: Model, input_tokens: Count
+    ) -> Decimal | None:
         asked = request.params.get("max_tokens", model.settings.max_tokens)
         return self._prices.estimate(
             provider=model.provider,
             model=model.name,
-            input_tokens=_input_tokens(request),
+            input_tokens=input_tokens(),
             output_tokens=min(asked or _EXPECTED_OUTPUT_TOKENS, _EXPECTED_OUTPUT_TOKENS),
             at=request.created_at,
             configured=model.prices,
             base_model=model.settings.base_model,
             base_url=model.config.base_url,
         )
+
+
+def count_once(request: Request) -> Count:
+    """Return what counts the prompt's tokens when first asked, and remembers: it is no small work."""
+    return cache(lambda: estimate_message_tokens(request.messages, request.params.get("tools", ())))
 
 
 def capabilities_needed(request: Request) -> frozenset[str]:
@@ -198,8 +179,8 @@ def capabilities_needed(request: Request) -> frozenset[str]:
         needs.add("function_calling")
     if request.params.get("response_format", {}).get("type") == "json_schema":
         needs.add("json_schema")
-    for part, capability in ((b'"image_url"', "vision"), (b'"input_audio"', "audio")):
-        if part in request.messages_json and _has_part(request, part.decode().strip('"')):
+    for kind, capability in (("image_url", "vision"), ("input_audio", "audio")):
+        if f'"{kind}"'.encode() in request.messages_json and _has_part(request, kind):
             needs.add(capability)
     return frozenset(needs)
 
@@ -210,6 +191,37 @@ def _has_part(request: Request, kind: str) -> bool:
         for message in request.messages
         if isinstance(message.get("content"), list)
         for part in message["content"]
+    )
+
+
+def _keep(models: Sequence[Model], dropped: list[Candidate], why_not: WhyNot) -> list[Model]:
+    kept = []
+    for model in models:
+        reason = why_not(model)
+        if reason is None:
+            kept.append(model)
+        else:
+            dropped.append(Candidate(model.id, dropped=reason))
+    return kept
+
+
+def _too_long(request: Request, model: Model, input_tokens: Count) -> str | None:
+    window = model.settings.context_window
+    if window is None or len(request.messages_json) <= window:  # a token is at least a byte
+        return None
+    if input_tokens() <= window * _CONTEXT_SLACK:
+        return None
+    return f"about {input_tokens():,} tokens exceed its context window of {window:,}"
+
+
+def _too_long_for_all(models: Sequence[Model], tokens: int) -> ContextWindowExceededError:
+    widest = max(models, key=lambda m: m.settings.context_window or 0)
+    return ContextWindowExceededError(
+        f"the prompt has about {tokens:,} tokens, more than any candidate takes "
+        f"({widest.id}: {widest.settings.context_window:,}); shorten it or add a model with "
+        f"a larger context_window. Nothing was sent.",
+        model=widest.id,
+        provider=widest.provider,
     )
 
 
@@ -225,10 +237,6 @@ def _traits(request: Request) -> Traits:
     return Traits(
         priority=request.priority,
         tags=request.tags,
-        needs=lambda: capabilities_needed(request),
-        input_tokens=lambda: _input_tokens(request),
+        needs=cache(lambda: capabilities_needed(request)),
+        input_tokens=count_once(request),
     )
-
-
-def _input_tokens(request: Request) -> int:
-    return estimate_message_tokens(request.messages, request.params.get("tools", ()))

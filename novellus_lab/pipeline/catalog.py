@@ -42,6 +42,11 @@ class Model:
         return self.settings.model_name
 
     @property
+    def weight(self) -> float:
+        """Its share in the weighted lottery; 0 keeps it out of automatic pools."""
+        return 1.0 if self.settings.weight is None else self.settings.weight
+
+    @property
     def is_embedding(self) -> bool:
         return "embedding" in self.settings.capabilities
 
@@ -163,7 +168,7 @@ class Catalog:
 
     def _pool(self) -> tuple[Model, ...]:
         chat = [m for m in self._models.values() if m.unavailable is None and not m.is_embedding]
-        routable = [m for m in chat if m.settings.weight is None or m.settings.weight > 0]
+        routable = [m for m in chat if m.weight > 0]
         live = [m for m in routable if m.provider != REPLAY]
         if any(m.provider != REPLAY for m in chat):
             return tuple(live)  # a live model that only waits to be named is no reason to replay

@@ -13,6 +13,7 @@ from novellus_lab.cache.entry import CacheEntry
 from novellus_lab.cache.key import cache_key
 from novellus_lab.errors import ResponseParseError
 from novellus_lab.pipeline.asking import AskForAnswer
+from novellus_lab.pipeline.candidates import count_once
 from novellus_lab.pipeline.recording import answered_record, failed_record, hit_record
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.pipeline.trace import Trace
@@ -204,11 +205,12 @@ class Pipeline:
     def _route(self, request: Request, plan: Plan, trace: Trace) -> list[Model]:
         started = time.perf_counter()
         dropped: list[Candidate] = []
+        input_tokens = count_once(request)
         try:
-            kept = self._candidates.that_fit(request, plan.models, plan.rule, dropped)
+            kept = self._candidates.that_fit(request, plan.models, plan.rule, dropped, input_tokens)
         finally:
             trace.dropped = tuple(dropped)
-        options = [self._candidates.option(model, request) for model in kept]
+        options = [self._candidates.option(model, request, input_tokens) for model in kept]
         context = RoutingContext(self._random, self._latencies, request.stream)
         ranking = plan.strategy.rank(options, context)
         picked = ranking.picked
