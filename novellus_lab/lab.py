@@ -17,10 +17,7 @@ from novellus_lab.pipeline.batch import batch_items, run_batch
 from novellus_lab.pipeline.embedding import build_embedding_request
 from novellus_lab.pipeline.recording import refused_record
 from novellus_lab.pipeline.request import build_request
-from novellus_lab.pipeline.runtime import Runtime, mirror_configuration
 from novellus_lab.pipeline.stream import AsyncStream, Stream
-from novellus_lab.settings import load_settings
-from novellus_lab.store.database import open_database, resolve_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.embedding import EmbeddingRequest
     from novellus_lab.pipeline.pipeline import Plan
     from novellus_lab.pipeline.request import Request
+    from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.store.database import Database
     from novellus_lab.types import BatchFailure, Completion, Message
 
@@ -128,6 +126,12 @@ class Lab:
         redact: Callable[[str], str] | None = None,
         seed: int | None = None,
     ) -> None:
+        # Drivers, schemas and providers come with the first lab: who imports this module may only
+        # want its names, and a notebook's first cell should not wait.
+        from novellus_lab.pipeline.runtime import Runtime, mirror_configuration
+        from novellus_lab.settings import load_settings
+        from novellus_lab.store.database import open_database, resolve_home
+
         self._redact = redact
         self._seed = seed
         self._settings = load_settings(
@@ -522,7 +526,7 @@ class Lab:
         with held.lock:
             if held.runtime.pid != os.getpid():
                 _inherited.append(held.runtime)
-                held.runtime = Runtime.open(
+                held.runtime = held.runtime.open(
                     self._settings, self._database, redact=self._redact, seed=self._seed
                 )
             return held.runtime

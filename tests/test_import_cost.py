@@ -82,3 +82,8 @@ def test_loading_a_provider_loads_no_sdk(name: str) -> None:
         f"from novellus_lab.providers.registry import load_provider_class; load_provider_class({name!r})"
     )
     assert loaded & HEAVY == set()
+
+
+def test_importing_the_lab_loads_no_driver_and_no_schema() -> None:
+    """They come with the first `Lab()`."""
+    assert loaded_by("from novellus_lab import Lab") & {"psycopg", "pydantic", "yaml"} == set()
