@@ -14,11 +14,15 @@ NovellusError
 ├── ProviderError                 a provider said no, or could not be heard
 │   ├── AuthenticationError
 │   ├── RateLimitError            carries retry_after_s
+│   │   └── LimitExceededError    our own limit, not the provider's; nothing was sent
 │   ├── ProviderTimeoutError
 │   ├── ContextWindowExceededError
 │   ├── ContentFilteredError
 │   ├── BadRequestError
 │   └── ProviderUnavailableError  connection lost, 5xx, an answer that can't be read
+├── BudgetError                   a budget does not allow the call; nothing was sent
+│   ├── BudgetExceededError       it would not fit
+│   └── UnknownPriceError         nobody knows whether it would fit
 ├── ResponseParseError            the answer does not fit the asked-for response_format
 └── StoreError                    the log and cache database
     ├── HomeNotWritableError
@@ -36,6 +40,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
+    from decimal import Decimal
 
 
 class NovellusError(Exception):
@@ -135,6 +141,22 @@ class RateLimitError(ProviderError):
     code = "rate_limit"
 
 
+class LimitExceededError(RateLimitError):
+    """A limit of ours (requests, tokens, calls at once) left no room in time; nothing was sent.
+
+    `retry_after_s` says when there will be room, as far as that can be known. `retryable` is False
+    where there never will be: the prompt alone is longer than what the limit allows in one go.
+    """
+
+    code = "limit_exceeded"
+
+    def __init__(self, message: str, *, limit: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.limit = limit
+        """Whose, and of what: `gpt-4o: tpm`."""
+        self.never_sent = True
+
+
 class ProviderTimeoutError(ProviderError, TimeoutError):
     """The provider did not answer in the time that this attempt had."""
 
@@ -165,6 +187,49 @@ class ProviderUnavailableError(ProviderError):
 
     retryable = True
     code = "unavailable"
+
+
+class BudgetError(NovellusError):
+    """A hard budget stands against the call. Raised before anything is sent or spent.
+
+    Attributes:
+        budget: its name.
+        model_only: whether it is a budget of this one model, so that another may still be asked.
+    """
+
+    def __init__(self, message: str, *, budget: str, model_only: bool = False) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.model_only = model_only
+
+
+class BudgetExceededError(BudgetError):
+    """What the call may cost at most does not fit into what is left of the budget.
+
+    Attributes:
+        needed_usd: upper estimate of the call's cost.
+        left_usd: of the budget, after what was spent and what calls under way have reserved.
+        resets_at: when the next period begins; None: never.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        budget: str,
+        model_only: bool = False,
+        needed_usd: Decimal | None = None,
+        left_usd: Decimal | None = None,
+        resets_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message, budget=budget, model_only=model_only)
+        self.needed_usd = needed_usd
+        self.left_usd = left_usd
+        self.resets_at = resets_at
+
+
+class UnknownPriceError(BudgetError):
+    """The model's price is not known, and a hard budget holds: it can't be said whether it fits."""
 
 
 class ResponseParseError(NovellusError, ValueError):
