@@ -93,14 +93,15 @@ class AIModelManager:
         **arguments: Any,
     ) -> dict[str, Any] | AsyncStream:
         """Answer a prompt or a conversation, as `ai_complete`; further arguments as `Lab.complete`."""
-        arguments |= {
+        given = {
             "messages": messages,
             "model_id": model_id,
             "max_tokens": max_tokens,
             "temperature": temperature,
             "functions": functions,
-            "use_cache": use_cache,
         }
+        arguments |= {name: value for name, value in given.items() if value is not None}
+        arguments["use_cache"] = use_cache
         lab = self._lab or await _opened()
         if stream:
             return lab.astream(prompt, **arguments)

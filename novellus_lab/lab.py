@@ -12,11 +12,13 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
-from novellus_lab.errors import InvalidRequestError, NovellusError, did_you_mean
+from novellus_lab.errors import InvalidRequestError, NovellusError
 from novellus_lab.pipeline.batch import batch_items, run_batch
 from novellus_lab.pipeline.embedding import build_embedding_request
+from novellus_lab.pipeline.intake import CALL_ARGUMENTS
+from novellus_lab.pipeline.question import build_question
 from novellus_lab.pipeline.recording import refused_record
-from novellus_lab.pipeline.request import build_request
+from novellus_lab.pipeline.request import Request
 from novellus_lab.pipeline.stream import AsyncStream, Stream
 
 if TYPE_CHECKING:
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
     from novellus_lab.cache.policy import CachePolicy
     from novellus_lab.pipeline.embedding import EmbeddingRequest
-    from novellus_lab.pipeline.pipeline import Plan
-    from novellus_lab.pipeline.request import Request
     from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.store.database import Database
     from novellus_lab.types import BatchFailure, Completion, Message
@@ -74,13 +74,11 @@ class CallArguments(TypedDict, total=False):
 
 
 def _shows_call_arguments(method: _F) -> _F:
-    """Give a method the signature that tab completion should show: `build_request`'s own."""
+    """Give a method the signature that tab completion should show: `build_question`'s own."""
     own = inspect.signature(method)
-    theirs = inspect.signature(build_request).parameters
+    theirs = inspect.signature(build_question).parameters
     shown = [own.parameters["self"], theirs["prompt"]]
-    shown += [
-        p for name, p in theirs.items() if name not in ("prompt", "stream", "default_timeout_s")
-    ]
+    shown += [theirs[name] for name in CALL_ARGUMENTS]
     if "stream" in own.parameters:
         shown.append(own.parameters["stream"])
     method.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
@@ -221,17 +219,19 @@ class Lab:
         """
         if stream:
             return self.stream(prompt, **arguments)
+        started = time.perf_counter()
         runtime = self._live()
-        request, plan = self._prepare(runtime, prompt, arguments)
-        hit = runtime.pipeline.cached_locally(request, plan)
+        prepared = runtime.intake.prepare(prompt, arguments, started, stream=False)
+        hit = runtime.pipeline.cached_locally(prepared, started)
         if hit is not None:
             return hit
+        request = Request.of(prepared.question, started)
         try:
             runtime.thread.refuse_own_thread()
         except NovellusError as error:
             runtime.pipeline.refuse(request, error)
             raise
-        return runtime.thread.run(runtime.pipeline.answer, request, plan)
+        return runtime.thread.run(runtime.pipeline.answer, request, prepared.plan)
 
     @overload
     async def acomplete(
@@ -261,12 +261,14 @@ class Lab:
         """Answer a prompt or a conversation: the async twin of `complete`, same arguments."""
         if stream:
             return self.astream(prompt, **arguments)
+        started = time.perf_counter()
         runtime = self._live()
-        request, plan = self._prepare(runtime, prompt, arguments)
-        hit = runtime.pipeline.cached_locally(request, plan)
+        prepared = runtime.intake.prepare(prompt, arguments, started, stream=False)
+        hit = runtime.pipeline.cached_locally(prepared, started)
         if hit is not None:
             return hit
-        return await runtime.thread.arun(runtime.pipeline.answer, request, plan)
+        request = Request.of(prepared.question, started)
+        return await runtime.thread.arun(runtime.pipeline.answer, request, prepared.plan)
 
     @_shows_call_arguments
     def stream(self, prompt: str | None = None, **arguments: Unpack[CallArguments]) -> Stream:
@@ -275,19 +277,23 @@ class Lab:
         `for chunk in lab.stream("…"): print(chunk, end="")`. Afterwards `.completion` holds the
         whole answer. Leaving early closes the connection; what had arrived is priced and logged.
         """
+        started = time.perf_counter()
         runtime = self._live()
-        request, plan = self._prepare(runtime, prompt, arguments, stream=True)
+        prepared = runtime.intake.prepare(prompt, arguments, started, stream=True)
+        request = Request.of(prepared.question, started)
         return Stream(
-            runtime.thread, lambda emit: runtime.pipeline.answer(request, plan, emit), self
+            runtime.thread, lambda emit: runtime.pipeline.answer(request, prepared.plan, emit), self
         )
 
     @_shows_call_arguments
     def astream(self, prompt: str | None = None, **arguments: Unpack[CallArguments]) -> AsyncStream:
         """Answer piece by piece: `async for chunk in lab.astream("…")`; see `stream`."""
+        started = time.perf_counter()
         runtime = self._live()
-        request, plan = self._prepare(runtime, prompt, arguments, stream=True)
+        prepared = runtime.intake.prepare(prompt, arguments, started, stream=True)
+        request = Request.of(prepared.question, started)
         return AsyncStream(
-            runtime.thread, lambda emit: runtime.pipeline.answer(request, plan, emit), self
+            runtime.thread, lambda emit: runtime.pipeline.answer(request, prepared.plan, emit), self
         )
 
     # --- vectors -----------------------------------------------------------------------------
@@ -531,43 +537,6 @@ class Lab:
                 )
             return held.runtime
 
-    def _prepare(
-        self,
-        runtime: Runtime,
-        prompt: str | None,
-        arguments: CallArguments,
-        *,
-        stream: bool = False,
-    ) -> tuple[Request, Plan]:
-        """Check the arguments and decide who may answer; what is refused is logged as refused."""
-        started = time.perf_counter()
-        try:
-            try:
-                request = build_request(
-                    prompt,
-                    stream=stream,
-                    default_timeout_s=self._settings.timeout_s,
-                    **arguments,
-                )
-            except TypeError:
-                unknown = [name for name in arguments if name not in _CALL_ARGUMENTS]
-                if not unknown:
-                    raise
-                raise InvalidRequestError(
-                    f"there is no argument {unknown[0]!r}. "
-                    f"{did_you_mean(str(unknown[0]), _CALL_ARGUMENTS)}"
-                ) from None
-        except InvalidRequestError as error:
-            runtime.log.append(
-                refused_record(error, arguments, runtime.content, started, stream=stream)
-            )
-            raise
-        try:
-            return request, runtime.pipeline.plan(request)
-        except NovellusError as error:
-            runtime.pipeline.refuse(request, error)
-            raise
-
     def _prepare_embedding(
         self,
         runtime: Runtime,
@@ -616,9 +585,13 @@ class Lab:
         async def ask(item: dict[str, Any]) -> Completion:
             arguments = dict(item)
             prompt = arguments.pop("prompt", None)
-            request, plan = self._prepare(runtime, prompt, arguments)  # type: ignore[arg-type]
-            hit = runtime.pipeline.cached_locally(request, plan)
-            return hit or await runtime.pipeline.answer(request, plan)
+            started = time.perf_counter()
+            prepared = runtime.intake.prepare(prompt, arguments, started, stream=False)
+            hit = runtime.pipeline.cached_locally(prepared, started)
+            if hit is not None:
+                return hit
+            request = Request.of(prepared.question, started)
+            return await runtime.pipeline.answer(request, prepared.plan)
 
         return ask
 
@@ -643,8 +616,6 @@ class _Held:
         finally:
             self._database.close()
 
-
-_CALL_ARGUMENTS = tuple(CallArguments.__annotations__)
 
 _open_labs: weakref.WeakSet[_Held] = weakref.WeakSet()
 _inherited: list[Runtime] = []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from novellus_lab.errors import ContextWindowExceededError, NoModelAvailableError
-from novellus_lab.routing.rules import Traits, first_match
+from novellus_lab.routing.rules import first_match
 from novellus_lab.routing.strategies import Option
-from novellus_lab.tokens import estimate_message_tokens
 from novellus_lab.types import Candidate
 
 if TYPE_CHECKING:
@@ -16,13 +15,12 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from novellus_lab.pipeline.catalog import Catalog, Model
-    from novellus_lab.pipeline.request import Request
+    from novellus_lab.pipeline.question import Question
     from novellus_lab.pricing import PriceBook
     from novellus_lab.routing.latency import LatencyTracker
     from novellus_lab.settings import RuleSettings
 
     WhyNot = Callable[[Model], str | None]
-    Count = Callable[[], int]
 
 _EXPECTED_OUTPUT_TOKENS = 256
 """Assumed length of an answer when costs are compared beforehand and nothing better is known."""
@@ -58,13 +56,13 @@ class Candidates:
             raise NoModelAvailableError(f"{model.id} makes embeddings, not answers: use lab.embed")
         return model
 
-    def pool(self, request: Request) -> tuple[RuleSettings | None, tuple[Model, ...]]:
+    def pool(self, question: Question) -> tuple[RuleSettings | None, tuple[Model, ...]]:
         """Return the rule that decides, if one does, and the available models of its pool.
 
         Raises:
             NoModelAvailableError: there are none.
         """
-        rule = first_match(self._rules, _traits(request)) if self._rules else None
+        rule = first_match(self._rules, question) if self._rules else None
         if rule is None or not rule.model_pool:
             models = self._catalog.chat_pool
             if not models:
@@ -83,16 +81,14 @@ class Candidates:
 
     def that_fit(
         self,
-        request: Request,
+        question: Question,
         models: Sequence[Model],
         rule: RuleSettings | None,
         dropped: list[Candidate],
-        input_tokens: Count,
     ) -> list[Model]:
         """Drop the models that can't, or by the rule may not, answer this request.
 
-        Who they are, and why, is in `dropped`, also when this raises. `input_tokens` is from
-        `count_once`.
+        Who they are, and why, is in `dropped`, also when this raises.
 
         A model that the caller named is held to its context window only: what it can is its
         provider's to say. A rule's `max_latency_ms` drops no one where it would leave no one.
@@ -101,16 +97,14 @@ class Candidates:
             ContextWindowExceededError: the prompt is too long for all of them.
             NoModelAvailableError: none is left, for whatever reasons.
         """
-        kept = _keep(list(models), dropped, lambda m: _too_long(request, m, input_tokens))
+        kept = _keep(list(models), dropped, lambda m: _too_long(question, m))
         if not kept:
-            raise _too_long_for_all(models, input_tokens())
-        if request.model_id is None and (needs := capabilities_needed(request)):
+            raise _too_long_for_all(models, question.input_tokens)
+        if question.model_id is None and (needs := question.needs):
             kept = _keep(kept, dropped, lambda m: _lacks(m, needs))
         if rule is not None and rule.conditions.max_cost_usd is not None:
             most_usd = rule.conditions.max_cost_usd
-            kept = _keep(
-                kept, dropped, lambda m: self._too_dear(request, m, most_usd, input_tokens)
-            )
+            kept = _keep(kept, dropped, lambda m: self._too_dear(question, m, most_usd))
         if not kept:
             told = "; ".join(f"{c.model_id}: {c.dropped}" for c in dropped)
             decided = "" if rule is None else f" by rule {rule.name!r}"
@@ -118,80 +112,49 @@ class Candidates:
         if rule is not None and rule.conditions.max_latency_ms is not None:
             most_ms = rule.conditions.max_latency_ms
             too_slow: list[Candidate] = []
-            quick = _keep(kept, too_slow, lambda m: self._too_slow(request, m, most_ms))
+            quick = _keep(kept, too_slow, lambda m: self._too_slow(question, m, most_ms))
             if quick:
                 dropped += too_slow
                 return quick
         return kept
 
-    def option(self, model: Model, request: Request, input_tokens: Count) -> Option:
-        """Return what strategies decide by; `input_tokens` is from `count_once`."""
+    def option(self, model: Model, question: Question) -> Option:
+        """Return what strategies decide by."""
         return Option(
             model.id,
             weight=model.weight,
             priority=model.settings.priority,
-            expected_cost_usd=lambda: self._expected_cost_usd(request, model, input_tokens),
+            expected_cost_usd=lambda: self._expected_cost_usd(question, model),
         )
 
-    def _too_dear(
-        self, request: Request, model: Model, most_usd: Decimal, input_tokens: Count
-    ) -> str | None:
-        cost_usd = self._expected_cost_usd(request, model, input_tokens)
+    def _too_dear(self, question: Question, model: Model, most_usd: Decimal) -> str | None:
+        cost_usd = self._expected_cost_usd(question, model)
         if cost_usd is None:
             return f"its price is unknown, and the rule allows ${most_usd:f}"
         if cost_usd > most_usd:
             return f"its expected cost of ${cost_usd:f} exceeds the rule's ${most_usd:f}"
         return None
 
-    def _too_slow(self, request: Request, model: Model, most_ms: float) -> str | None:
+    def _too_slow(self, question: Question, model: Model, most_ms: float) -> str | None:
         """By what this process saw lately; a model that it has not seen gets its chance."""
-        recent = self._latencies.ttft_ms if request.stream else self._latencies.latency_ms
+        recent = self._latencies.ttft_ms if question.stream else self._latencies.latency_ms
         latency_ms = recent(model.id)
         if latency_ms is None or latency_ms <= most_ms:
             return None
         return f"its recent latency of {latency_ms:,.0f} ms exceeds the rule's {most_ms:,.0f} ms"
 
-    def _expected_cost_usd(
-        self, request: Request, model: Model, input_tokens: Count
-    ) -> Decimal | None:
-        asked = request.params.get("max_tokens", model.settings.max_tokens)
+    def _expected_cost_usd(self, question: Question, model: Model) -> Decimal | None:
+        asked = question.params.get("max_tokens", model.settings.max_tokens)
         return self._prices.estimate(
             provider=model.provider,
             model=model.name,
-            input_tokens=input_tokens(),
+            input_tokens=question.input_tokens,
             output_tokens=min(asked or _EXPECTED_OUTPUT_TOKENS, _EXPECTED_OUTPUT_TOKENS),
-            at=request.created_at,
+            at=datetime.now(UTC),
             configured=model.prices,
             base_model=model.settings.base_model,
             base_url=model.config.base_url,
         )
-
-
-def count_once(request: Request) -> Count:
-    """Return what counts the prompt's tokens when first asked, and remembers: it is no small work."""
-    return cache(lambda: estimate_message_tokens(request.messages, request.params.get("tools", ())))
-
-
-def capabilities_needed(request: Request) -> frozenset[str]:
-    """Return what a model must be capable of to answer this request."""
-    needs = set()
-    if request.params.get("tools"):
-        needs.add("function_calling")
-    if request.params.get("response_format", {}).get("type") == "json_schema":
-        needs.add("json_schema")
-    for kind, capability in (("image_url", "vision"), ("input_audio", "audio")):
-        if f'"{kind}"'.encode() in request.messages_json and _has_part(request, kind):
-            needs.add(capability)
-    return frozenset(needs)
-
-
-def _has_part(request: Request, kind: str) -> bool:
-    return any(
-        part.get("type") == kind
-        for message in request.messages
-        if isinstance(message.get("content"), list)
-        for part in message["content"]
-    )
 
 
 def _keep(models: Sequence[Model], dropped: list[Candidate], why_not: WhyNot) -> list[Model]:
@@ -205,13 +168,13 @@ def _keep(models: Sequence[Model], dropped: list[Candidate], why_not: WhyNot) ->
     return kept
 
 
-def _too_long(request: Request, model: Model, input_tokens: Count) -> str | None:
+def _too_long(question: Question, model: Model) -> str | None:
     window = model.settings.context_window
-    if window is None or len(request.messages_json) <= window:  # a token is at least a byte
+    if window is None or len(question.messages_json) <= window:  # a token is at least a byte
         return None
-    if input_tokens() <= window * _CONTEXT_SLACK:
+    if question.input_tokens <= window * _CONTEXT_SLACK:
         return None
-    return f"about {input_tokens():,} tokens exceed its context window of {window:,}"
+    return f"about {question.input_tokens:,} tokens exceed its context window of {window:,}"
 
 
 def _too_long_for_all(models: Sequence[Model], tokens: int) -> ContextWindowExceededError:
@@ -231,12 +194,3 @@ def _lacks(model: Model, needs: frozenset[str]) -> str | None:
         return None
     missing = sorted(needs.difference(model.settings.capabilities))
     return f"it lacks {', '.join(missing)}" if missing else None
-
-
-def _traits(request: Request) -> Traits:
-    return Traits(
-        priority=request.priority,
-        tags=request.tags,
-        needs=cache(lambda: capabilities_needed(request)),
-        input_tokens=count_once(request),
-    )

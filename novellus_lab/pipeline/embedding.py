@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +13,16 @@ from novellus_lab.cache.entry import CacheEntry
 from novellus_lab.cache.key import cache_key
 from novellus_lab.cache.policy import CachePolicy
 from novellus_lab.errors import InvalidRequestError
-from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.asking import AskForVectors
-from novellus_lab.pipeline.recording import answered_embedding, failed_record
-from novellus_lab.pipeline.request import (
-    Request,
+from novellus_lab.pipeline.question import (
+    Question,
     canonical_json,
     checked_label,
     checked_tags,
     checked_timeout_s,
 )
+from novellus_lab.pipeline.recording import answered_embedding, failed_record
+from novellus_lab.pipeline.request import Request
 from novellus_lab.pipeline.trace import Trace
 from novellus_lab.tokens import estimate_tokens
 from novellus_lab.types import EMPTY, CacheOutcome, Candidate, Route, Usage
@@ -87,11 +86,7 @@ def build_embedding_request(
             checked_label(name, label)
     timeout_s = default_timeout_s if timeout is None else checked_timeout_s(timeout)
     params = {} if dimensions is None else {"dimensions": dimensions}
-    request = Request(
-        id=uuid7(),
-        created_at=datetime.now(UTC),
-        started=started,
-        deadline=None if timeout_s is None else started + timeout_s,
+    question = Question(
         messages_json=canonical_json("text", list(texts)),
         params_json=canonical_json("dimensions", params),
         params=params,
@@ -99,8 +94,9 @@ def build_embedding_request(
         use_cache=use_cache,
         tags=EMPTY if tags is None else checked_tags(tags),
         session_id=session_id,
+        timeout_s=timeout_s,
     )
-    return EmbeddingRequest(request, tuple(texts), dimensions)
+    return EmbeddingRequest(Request.of(question, started), tuple(texts), dimensions)
 
 
 class Embedder:
@@ -136,9 +132,9 @@ class Embedder:
         """
         request, trace = asked.request, Trace()
         try:
-            model = self._catalog.embedding_model(request.model_id)
+            model = self._catalog.embedding_model(request.question.model_id)
             trace.route = Route(
-                "explicit" if request.model_id else "first_available",
+                "explicit" if request.question.model_id else "first_available",
                 (Candidate(model.id, 1.0),),
                 model.id,
                 1.0,
@@ -153,10 +149,11 @@ class Embedder:
     async def _vectors(
         self, asked: EmbeddingRequest, model: Model, trace: Trace
     ) -> tuple[list[Vector], Usage, Decimal | None]:
-        use_cache = self._caching and asked.request.use_cache
+        use_cache = self._caching and asked.request.question.use_cache
         scope = self._catalog.scope((model,))
         keys = [
-            cache_key(scope, orjson.dumps(text), asked.request.params_json) for text in asked.texts
+            cache_key(scope, orjson.dumps(text), asked.request.question.params_json)
+            for text in asked.texts
         ]
         known: dict[bytes, Vector] = {}
         saved: Decimal | None = Decimal(0)

@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from novellus_lab.cache.entry import CacheEntry
 from novellus_lab.cache.key import cache_key
 from novellus_lab.errors import ResponseParseError
+from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.asking import AskForAnswer
-from novellus_lab.pipeline.candidates import count_once
 from novellus_lab.pipeline.recording import answered_record, failed_record, hit_record
+from novellus_lab.pipeline.request import Request
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.pipeline.trace import Trace
 from novellus_lab.routing.strategies import Explicit, RoutingContext, strategy_named
+from novellus_lab.store.copy_text import LineTemplate
 from novellus_lab.types import CacheOutcome, Candidate, Chunk, Completion, Route
 
 if TYPE_CHECKING:
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.attempts import Attempts
     from novellus_lab.pipeline.candidates import Candidates
     from novellus_lab.pipeline.catalog import Catalog, Model
+    from novellus_lab.pipeline.intake import Prepared
+    from novellus_lab.pipeline.question import Question
     from novellus_lab.pipeline.recording import ContentPolicy
-    from novellus_lab.pipeline.request import Request
     from novellus_lab.routing.latency import LatencyTracker
     from novellus_lab.routing.strategies import Strategy
     from novellus_lab.settings import RuleSettings, Settings
@@ -39,6 +43,9 @@ if TYPE_CHECKING:
     Emit = Callable[[Chunk], Awaitable[None]]
 
 _EXPLICIT = Explicit()
+
+MAX_LINE_BYTES = 16_384
+"""Of a hit's row in the log that is kept ready for the next hit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,15 @@ class Plan:
     @property
     def rule_name(self) -> str | None:
         return None if self.rule is None else self.rule.name
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """What an entry makes of a question, ready to be said and logged again."""
+
+    entry: CacheEntry
+    completion: Completion
+    line: LineTemplate
 
 
 class Pipeline:
@@ -87,64 +103,84 @@ class Pipeline:
         self._random = random
         self._caching = settings.cache.enabled
 
-    def plan(self, request: Request) -> Plan:
-        """Decide who may answer.
+    def plan(self, question: Question) -> Plan:
+        """Decide who may answer: equal questions always have the same plan.
 
         Raises:
             UnknownModelError, UnknownStrategyError, NoModelAvailableError
         """
         rule: RuleSettings | None = None
-        if request.strategy is not None:
-            strategy_named(request.strategy, self._strategies)
-        if request.model_id is not None:
-            models: tuple[Model, ...] = (self._candidates.named(request.model_id),)
+        if question.strategy is not None:
+            strategy_named(question.strategy, self._strategies)
+        if question.model_id is not None:
+            models: tuple[Model, ...] = (self._candidates.named(question.model_id),)
             name: str = _EXPLICIT.name
             strategy: Strategy = _EXPLICIT
         else:
-            rule, models = self._candidates.pool(request)
+            rule, models = self._candidates.pool(question)
             fallback = rule.strategy if rule else self._settings.load_balancing.default_strategy
-            name = fallback if request.strategy is None else request.strategy
+            name = fallback if question.strategy is None else question.strategy
             strategy = strategy_named(name, self._strategies)
         key = None
-        policy = request.cache_policy
-        if self._may_cache(request, models) and not policy.no_store:
+        policy = question.cache_policy
+        if self._may_cache(question, models) and not policy.no_store:
             key = cache_key(
                 self._catalog.scope(models),
-                request.messages_json,
-                request.params_json,
+                question.messages_json,
+                question.params_json,
                 namespace=policy.namespace,
                 sample=policy.sample,
-                experiment=request.experiment,
-                arm=request.arm,
+                experiment=question.experiment,
+                arm=question.arm,
             )
         return Plan(models, name, strategy, key, rule)
 
-    def _may_cache(self, request: Request, models: tuple[Model, ...]) -> bool:
-        if not (self._caching and request.use_cache):
+    def _may_cache(self, question: Question, models: tuple[Model, ...]) -> bool:
+        if not (self._caching and question.use_cache):
             return False
         limit = self._settings.cache.max_temperature
         if limit is None:
             return True
-        asked = request.params.get("temperature")
+        asked = question.params.get("temperature")
         if asked is not None:
             return bool(asked <= limit)
         # Where nobody says it is the provider's own, and that is 1 nearly everywhere.
         stated = (model.settings.temperature for model in models)
         return max(1.0 if t is None else t for t in stated) <= limit
 
-    def cached_locally(self, request: Request, plan: Plan) -> Completion | None:
+    def cached_locally(self, prepared: Prepared, started: float) -> Completion | None:
         """Answer from this process's memory, if it is there: nothing waits, nothing is awaited."""
-        if plan.key is None or not request.cache_policy.reads:
+        question, plan = prepared.question, prepared.plan
+        if plan.key is None or not question.cache_policy.reads:
             return None
-        entry = self._cache.get_local(plan.key, request.cache_policy)
-        completion = None if entry is None else _hit(request, entry, CacheOutcome.MEMORY)
-        if entry is not None and completion is not None:
-            self._log_hit(request, plan, entry, completion)
+        entry = self._cache.get_local(plan.key, question.cache_policy)
+        if entry is None:
+            return None
+        hit = prepared.hit
+        if hit is not None and hit.entry is entry:
+            return self._hit_again(hit, started)
+        request = Request.of(question, started)
+        completion = _hit(request, entry, CacheOutcome.MEMORY)
+        if completion is not None:
+            line = self._log_hit(request, plan, entry, completion)
+            if completion.parsed is None and len(line) <= MAX_LINE_BYTES:
+                prepared.hit = Hit(entry, completion, LineTemplate(line))
         return completion
+
+    def _hit_again(self, hit: Hit, started: float) -> Completion:
+        """The same question, answered by the same entry: only id and times differ."""
+        request_id, created_at = uuid7(), datetime.now(UTC)
+        latency_ms = (time.perf_counter() - started) * 1000
+        self._log.append_lines(hit.line.fill(request_id, created_at, latency_ms))
+        return hit.completion.again(request_id, latency_ms)
 
     def refuse(self, request: Request, error: BaseException) -> None:
         """Log a request that was refused before it was begun."""
-        trace = Trace(strategy=request.strategy if isinstance(request.strategy, str) else None)
+        trace = Trace(
+            strategy=request.question.strategy
+            if isinstance(request.question.strategy, str)
+            else None
+        )
         self._log.append(failed_record(request, None, trace, error, self._content))
 
     async def answer(self, request: Request, plan: Plan, emit: Emit | None = None) -> Completion:
@@ -170,7 +206,7 @@ class Pipeline:
                     return completion
             trace.strategy = plan.strategy_name
             order = self._route(request, plan, trace)
-            ask = AskForAnswer(request.messages, request.params, emit)
+            ask = AskForAnswer(request.question.messages, request.question.params, emit)
             reply = await self._attempts.run(request, order, trace, ask)
             completion = self._complete(request, plan, reply, trace)
         except BaseException as error:
@@ -182,36 +218,37 @@ class Pipeline:
     async def _from_cache(
         self, request: Request, key: bytes
     ) -> tuple[CacheEntry, Completion] | None:
-        if not request.cache_policy.reads:
+        if not request.question.cache_policy.reads:
             return None
-        entry = self._cache.get_local(key, request.cache_policy)
+        entry = self._cache.get_local(key, request.question.cache_policy)
         outcome = CacheOutcome.MEMORY
         if entry is None:
             left_s = None if request.deadline is None else request.deadline - time.perf_counter()
             # Past the deadline it is a miss, and the next step says so.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
-                    entry, outcome = await self._cache.get_shared(key, request.cache_policy)
+                    entry, outcome = await self._cache.get_shared(
+                        key, request.question.cache_policy
+                    )
         completion = None if entry is None else _hit(request, entry, outcome)
         return None if entry is None or completion is None else (entry, completion)
 
     def _log_hit(
         self, request: Request, plan: Plan, entry: CacheEntry, completion: Completion
-    ) -> None:
+    ) -> bytes:
         assert plan.key is not None  # noqa: S101
         record = hit_record(request, plan.key, entry, completion, self._content, plan.rule_name)
-        self._log.append(record)
+        return self._log.append(record)
 
     def _route(self, request: Request, plan: Plan, trace: Trace) -> list[Model]:
         started = time.perf_counter()
         dropped: list[Candidate] = []
-        input_tokens = count_once(request)
         try:
-            kept = self._candidates.that_fit(request, plan.models, plan.rule, dropped, input_tokens)
+            kept = self._candidates.that_fit(request.question, plan.models, plan.rule, dropped)
         finally:
             trace.dropped = tuple(dropped)
-        options = [self._candidates.option(model, request, input_tokens) for model in kept]
-        context = RoutingContext(self._random, self._latencies, request.stream)
+        options = [self._candidates.option(model, request.question) for model in kept]
+        context = RoutingContext(self._random, self._latencies, request.question.stream)
         ranking = plan.strategy.rank(options, context)
         picked = ranking.picked
         trace.route = Route(
@@ -236,7 +273,7 @@ class Pipeline:
             model=model.id,
             provider=model.provider,
             cost=trace.cost_usd,
-            latency_ms=(time.perf_counter() - request.started) * 1000,
+            latency_ms=request.elapsed_ms,
             usage=reply.usage,
             cache=trace.cache,
             request_id=request.id,
@@ -257,7 +294,7 @@ class Pipeline:
                 )
             ),
         )
-        if plan.key is not None and request.cache_policy.writes and _worth_keeping(reply):
+        if plan.key is not None and request.question.cache_policy.writes and _worth_keeping(reply):
             now = time.time()
             self._cache.put(
                 CacheEntry(
@@ -276,7 +313,7 @@ class Pipeline:
                     original_latency_ms=answer.latency_ms,
                     source_request_id=request.id,
                     created_at=now,
-                    expires_at=self._cache.expiry(now, request.cache_policy),
+                    expires_at=self._cache.expiry(now, request.question.cache_policy),
                     dropped_params=reply.dropped_params,
                 ),
                 self._content.text(_last_user_text(request)),
@@ -290,10 +327,12 @@ _NOTHING = Decimal(0)
 def _hit(request: Request, entry: CacheEntry, outcome: CacheOutcome) -> Completion | None:
     """Return a kept answer; None where it does not fit the caller's own class (any more)."""
     parsed = None
-    if "response_format" in request.params:
+    if "response_format" in request.question.params:
         try:
             parsed = parse_answer(
-                entry.content, request.params["response_format"], request.response_model
+                entry.content,
+                request.question.params["response_format"],
+                request.question.response_model,
             )
         except ResponseParseError:
             return None  # the class has the same schema as then, and checks more than it says
@@ -302,7 +341,7 @@ def _hit(request: Request, entry: CacheEntry, outcome: CacheOutcome) -> Completi
         model=entry.model,
         provider=entry.provider,
         cost=_NOTHING,
-        latency_ms=(time.perf_counter() - request.started) * 1000,
+        latency_ms=request.elapsed_ms,
         usage=entry.usage,
         cache=outcome,
         request_id=request.id,
@@ -340,12 +379,14 @@ def _parse_or_fail(request: Request, reply: Reply) -> object:
     if reply.tool_calls and not reply.content:
         return None
     return parse_answer(
-        reply.content, request.params.get("response_format"), request.response_model
+        reply.content,
+        request.question.params.get("response_format"),
+        request.question.response_model,
     )
 
 
 def _last_user_text(request: Request) -> str:
-    for message in reversed(request.messages):
+    for message in reversed(request.question.messages):
         if message["role"] == "user":
             content = message.get("content")
             if isinstance(content, str):

@@ -133,18 +133,20 @@ def _base(request: Request, key: bytes | None, content: ContentPolicy) -> Reques
     return RequestRecord(
         id=request.id,
         created_at=request.created_at,
-        stream=request.stream,
-        requested_model=content.label(request.model_id),
+        stream=request.question.stream,
+        requested_model=content.label(request.question.model_id),
         cache_key=key,
-        latency_ms=(time.perf_counter() - request.started) * 1000,
-        tags=content.labels(request.tags),
-        session_id=content.label(request.session_id),
-        experiment=content.label(request.experiment),
-        arm=content.label(request.arm),
-        priority=None if request.priority is None else content.label(str(request.priority)),
-        prompt_hash=request.prompt_hash,
-        params=content.labels(request.params),
-        messages=content.messages(request.messages_json),
+        latency_ms=request.elapsed_ms,
+        tags=content.labels(request.question.tags),
+        session_id=content.label(request.question.session_id),
+        experiment=content.label(request.question.experiment),
+        arm=content.label(request.question.arm),
+        priority=None
+        if request.question.priority is None
+        else content.label(str(request.question.priority)),
+        prompt_hash=request.question.prompt_hash,
+        params=content.labels(request.question.params),
+        messages=content.messages(request.question.messages_json),
     )
 
 

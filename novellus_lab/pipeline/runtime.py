@@ -20,6 +20,7 @@ from novellus_lab.pipeline.attempts import Attempts
 from novellus_lab.pipeline.candidates import Candidates
 from novellus_lab.pipeline.catalog import Catalog
 from novellus_lab.pipeline.embedding import Embedder
+from novellus_lab.pipeline.intake import Intake
 from novellus_lab.pipeline.loop_thread import LoopThread
 from novellus_lab.pipeline.pipeline import Pipeline
 from novellus_lab.pipeline.recording import ContentPolicy
@@ -44,6 +45,7 @@ class Runtime:
     catalog: Catalog
     thread: LoopThread
     pipeline: Pipeline
+    intake: Intake
     embedder: Embedder
     cache: ResponseCache
     log: RequestLog
@@ -98,7 +100,10 @@ class Runtime:
         )
         embedder = Embedder(catalog, cache, attempts, log, content, caching=settings.cache.enabled)
         log.start()
-        return cls(os.getpid(), catalog, LoopThread(), pipeline, embedder, cache, log, content)
+        intake = Intake(pipeline, log, content, default_timeout_s=settings.timeout_s)
+        return cls(
+            os.getpid(), catalog, LoopThread(), pipeline, intake, embedder, cache, log, content
+        )
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the log and the shared cache hold all that was done before."""

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from novellus_lab.settings import ConditionSettings, RuleSettings
 
 
-@dataclass(frozen=True, slots=True)
-class Traits:
+class Traits(Protocol):
     """What the conditions of a rule look at."""
 
-    priority: str | int | None
-    tags: Mapping[str, Any]
-    needs: Callable[[], frozenset[str]]
-    """Capabilities without which the request can't be answered. Called only by rules that ask."""
-    input_tokens: Callable[[], int]
-    """Estimated length of the prompt. Called only by rules that ask."""
+    @property
+    def priority(self) -> str | int | None: ...
+    @property
+    def tags(self) -> Mapping[str, Any]: ...
+    @property
+    def needs(self) -> frozenset[str]:
+        """Capabilities without which the request can't be answered."""
+
+    @property
+    def input_tokens(self) -> int:
+        """Estimated length of the prompt. Asked for only by rules that need it: it is no small work."""
 
 
 def first_match(rules: Sequence[RuleSettings], traits: Traits) -> RuleSettings | None:
@@ -42,10 +45,10 @@ def _holds(conditions: ConditionSettings, traits: Traits) -> bool:
     for name, value in conditions.tags.items():
         if name not in traits.tags or traits.tags[name] != value:
             return False
-    if conditions.capabilities and not traits.needs().issuperset(conditions.capabilities):
+    if conditions.capabilities and not traits.needs.issuperset(conditions.capabilities):
         return False
     least, most = conditions.min_input_tokens, conditions.max_input_tokens
     if least is None and most is None:
         return True
-    tokens = traits.input_tokens()
+    tokens = traits.input_tokens
     return (least is None or tokens >= least) and (most is None or tokens <= most)

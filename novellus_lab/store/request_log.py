@@ -148,18 +148,23 @@ class RequestLog:
         with self._lock:
             self._start_thread()
 
-    def append(self, record: RequestRecord) -> None:
-        """Log a record: when this returns, it survives the end of this process.
+    def append(self, record: RequestRecord) -> bytes:
+        """Log a record and return its lines: when this returns, it survives the end of this process.
 
         Never waits for the database and never raises.
         """
         try:
-            data = record_lines(record)
+            lines = record_lines(record)
         except Exception:
             # A defect of ours must not break a call that was paid for.
             logger.exception("a record could not be formatted and is lost")
             self._lost += 1
-            return
+            return b""
+        self.append_lines(lines)
+        return lines
+
+    def append_lines(self, data: bytes) -> None:
+        """Log a record that is formatted already (`copy_text`); else as `append`."""
         with self._lock:
             self._appended += 1
             self._write(data)

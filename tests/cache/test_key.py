@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from novellus_lab.cache.key import cache_key, scope_digest
 from novellus_lab.pipeline.catalog import Catalog
-from novellus_lab.pipeline.request import build_request
+from novellus_lab.pipeline.question import build_question
 from novellus_lab.settings import load_settings
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
@@ -45,7 +45,7 @@ MESSAGES = st.lists(
 
 
 def key_of(messages, arguments, scope=b"scope", **more) -> bytes:
-    request = build_request(messages=messages, **arguments)
+    request = build_question(messages=messages, **arguments)
     return cache_key(scope, request.messages_json, request.params_json, **more)
 
 
@@ -116,9 +116,9 @@ def test_omitted_and_zero_temperature_are_not_the_same_question():
 @pytest.mark.parametrize("hash_seed", ["1", "77"])
 def test_a_key_is_the_same_in_every_process_and_release(hash_seed):
     program = (
-        "from novellus_lab.pipeline.request import build_request\n"
+        "from novellus_lab.pipeline.question import build_question\n"
         "from novellus_lab.cache.key import cache_key, scope_digest\n"
-        "r = build_request('Grüße, 世界 🎈', temperature=0.7, max_tokens=5, stop=['x'], "
+        "r = build_question('Grüße, 世界 🎈', temperature=0.7, max_tokens=5, stop=['x'], "
         "params={'b': 1, 'a': [1.5, None]})\n"
         "print(cache_key(scope_digest([b'm']), r.messages_json, r.params_json).hex())"
     )

@@ -215,16 +215,16 @@ def test_what_does_nothing_yet_is_refused_by_name(make_lab, llm, config):
 def test_a_long_prompt_is_counted_once_however_many_models_and_rules_ask(
     make_lab, llm, monkeypatch
 ):
-    from novellus_lab.pipeline import candidates
+    from novellus_lab.pipeline import question
 
     counted = []
-    count = candidates.estimate_message_tokens
+    count = question.estimate_message_tokens
 
     def counting(*arguments):
         counted.append(arguments)
         return count(*arguments)
 
-    monkeypatch.setattr(candidates, "estimate_message_tokens", counting)
+    monkeypatch.setattr(question, "estimate_message_tokens", counting)
     lab = make_lab(
         *(openai_model(f"m{n}", llm.url, context_window=20_000) for n in range(5)),
         load_balancing={
@@ -235,4 +235,4 @@ def test_a_long_prompt_is_counted_once_however_many_models_and_rules_ask(
         },
     )
     lab.complete("word " * 8_000)
-    assert len(counted) == 2  # for the rules, and for the route
+    assert len(counted) == 1

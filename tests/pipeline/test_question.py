@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from novellus_lab.errors import InvalidRequestError
-from novellus_lab.pipeline.request import build_request
+from novellus_lab.pipeline.question import build_question
 
 USER = {"role": "user", "content": "Hi"}
 
@@ -89,18 +89,18 @@ class City(BaseModel):
 )
 def test_a_wrong_argument_is_named(arguments, says):
     with pytest.raises(InvalidRequestError, match=says):
-        build_request(**arguments)
+        build_question(**arguments)
 
 
 def test_a_lone_surrogate_is_found_and_explained():
     with pytest.raises(InvalidRequestError, match=r"U\+D83D at position 3"):
-        build_request("ab \ud83d")
+        build_question("ab \ud83d")
     with pytest.raises(InvalidRequestError, match=r"messages\[1\]\.content"):
-        build_request(messages=[USER, {"role": "user", "content": "\udc00"}])
+        build_question(messages=[USER, {"role": "user", "content": "\udc00"}])
 
 
 def test_nul_passes_and_comes_back():
-    assert build_request("a\x00b").messages == [{"role": "user", "content": "a\x00b"}]
+    assert build_question("a\x00b").messages == [{"role": "user", "content": "a\x00b"}]
 
 
 ANYTHING = st.recursive(
@@ -144,7 +144,7 @@ ANYTHING = st.recursive(
 )
 def test_anything_at_all_is_either_understood_or_refused_in_words(arguments):
     try:
-        request = build_request(**arguments)
+        request = build_question(**arguments)
     except InvalidRequestError as error:
         assert len(str(error)) > 10
     else:
@@ -153,20 +153,20 @@ def test_anything_at_all_is_either_understood_or_refused_in_words(arguments):
 
 def test_the_callers_objects_are_not_handed_on():
     message = {"role": "user", "content": "before"}
-    request = build_request(messages=[message])
+    request = build_question(messages=[message])
     message["content"] = "after"
     assert request.messages[0]["content"] == "before"
 
 
 def test_functions_are_tools_in_their_older_spelling():
     function = {"name": "look", "parameters": {"type": "object"}}
-    old = build_request("x", functions=[function])
-    new = build_request("x", tools=[{"type": "function", "function": function}])
+    old = build_question("x", functions=[function])
+    new = build_question("x", tools=[{"type": "function", "function": function}])
     assert old.params_json == new.params_json
 
 
 def test_a_pydantic_model_becomes_a_json_schema():
-    request = build_request("x", response_format=City)
+    request = build_question("x", response_format=City)
     schema = request.params["response_format"]["json_schema"]
     assert schema["name"] == "City"
     assert schema["schema"]["properties"]["name"]["type"] == "string"
@@ -174,6 +174,6 @@ def test_a_pydantic_model_becomes_a_json_schema():
 
 
 def test_what_does_not_change_the_answer_is_not_in_the_parameters():
-    plain = build_request("x")
-    dressed = build_request("x", tags={"a": 1}, session_id="s", timeout=5, priority="high")
+    plain = build_question("x")
+    dressed = build_question("x", tags={"a": 1}, session_id="s", timeout=5, priority="high")
     assert plain.params_json == dressed.params_json
