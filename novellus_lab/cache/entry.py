@@ -42,12 +42,18 @@ class CacheEntry:
     dropped_params: tuple[str, ...] = ()
     vector: tuple[float, ...] | None = None
     """For embeddings: the vector; `content` is empty."""
+    tags: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    """Of the request that made it: by these, too, entries can be invalidated."""
 
     def fresh(self, now: float, max_age_s: float | None = None) -> bool:
         """Whether it may be served at Unix time `now`."""
         if self.expires_at is not None and now >= self.expires_at:
             return False
         return max_age_s is None or now - self.created_at <= max_age_s
+
+    def usable(self, now: float, stale_s: float) -> bool:
+        """Whether it is fresh at Unix time `now`, or may be served while a new answer is made."""
+        return self.expires_at is None or now < self.expires_at + stale_s
 
     def to_json(self) -> bytes:
         """Serialise all but the key. Text is kept exactly, NUL included."""
@@ -72,6 +78,7 @@ class CacheEntry:
                 "expires_at": self.expires_at,
                 "dropped_params": self.dropped_params,
                 "vector": self.vector,
+                "tags": dict(self.tags),
             },
             default=str,
         )
@@ -101,6 +108,7 @@ class CacheEntry:
             expires_at=data["expires_at"],
             dropped_params=tuple(data["dropped_params"]),
             vector=None if data["vector"] is None else tuple(data["vector"]),
+            tags=data.get("tags", EMPTY),
         )
 
     @property
