@@ -1,0 +1,1 @@
+"""Texts to vectors without a provider: offline, on the CPU (floor 1)."""
