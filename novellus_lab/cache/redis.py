@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from novellus_lab.cache.entry import CacheEntry
 from novellus_lab.cache.outage import Outage
-from novellus_lab.cache.redis_server import RedisConnection, RedisServer, end
+from novellus_lab.cache.redis_server import RedisServer, RedisSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +70,7 @@ class RedisTier:
         read_timeout_s: a read that takes longer is a miss, and the server counts as away.
         write_timeout_s: as it says, for up to 200 entries.
         max_value_bytes: larger entries are not stored here.
+        stale_s: how long after its end an entry is kept, and can still be read.
 
     Raises:
         MissingDependencyError, ConfigurationError: from the constructor alone.
@@ -82,13 +83,15 @@ class RedisTier:
         read_timeout_s: float = 0.5,
         write_timeout_s: float = 5.0,
         max_value_bytes: int = 8_000_000,
+        stale_s: float = 0.0,
     ) -> None:
         self._server = RedisServer(url)
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
         self._max_value_bytes = max_value_bytes
-        self._reader: RedisConnection | None = None
-        self._writer: RedisConnection | None = None
+        self._stale_s = stale_s
+        self._reader = RedisSession(self._server)
+        self._writer = RedisSession(self._server)
         self._asked: deque[tuple[bytes, asyncio.Future[CacheEntry | None]]] = deque()
         self._reading: asyncio.Task[None] | None = None
         # What was discarded while the server was being asked: its answer is out of date.
@@ -220,8 +223,8 @@ class RedisTier:
                     await task
         while self._asked:
             _answer(self._asked.popleft()[1], None)
-        await end(self._reader)
-        await end(self._writer)
+        await self._reader.close()
+        await self._writer.close()
 
     # --- reading -----------------------------------------------------------------------------
 
@@ -238,7 +241,6 @@ class RedisTier:
                             found = await self._fetch(list({key for key, _ in batch}))
                 except Exception as error:  # never a call's business
                     self._read_errors += len(batch)
-                    await self._drop_reader()
                     self._went_away(error)
                 finally:
                     for key, future in batch:
@@ -247,8 +249,6 @@ class RedisTier:
             self._reading = None
 
     async def _fetch(self, keys: list[bytes]) -> dict[bytes, CacheEntry]:
-        if self._reader is None:
-            self._reader = await self._server.connect()
         values = await self._reader.ask(b"MGET", *[_name(key) for key in keys])
         found = {}
         for key, value in zip(keys, values, strict=True):
@@ -282,13 +282,9 @@ class RedisTier:
             return self._puts[key]
         return None if key in self._removals else self._storing[key]
 
-    @staticmethod
-    def _unexpired(entry: CacheEntry | None) -> CacheEntry | None:
-        return entry if entry is not None and entry.fresh(time.time()) else None
-
-    async def _drop_reader(self) -> None:
-        reader, self._reader = self._reader, None
-        await end(reader)
+    def _unexpired(self, entry: CacheEntry | None) -> CacheEntry | None:
+        usable = entry is not None and entry.usable(time.time(), self._stale_s)
+        return entry if usable else None
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -336,13 +332,7 @@ class RedisTier:
             now = time.time()
             commands = [self._command(key, entry, now) for key, entry in batch.items()]
             async with asyncio.timeout(self._write_timeout_s):
-                if self._writer is None:
-                    self._writer = await self._server.connect()
                 answers = await self._writer.ask_all(commands)
-        except BaseException:
-            writer, self._writer = self._writer, None
-            await end(writer)
-            raise
         finally:
             self._storing = {}
             self._end_round()
@@ -354,7 +344,7 @@ class RedisTier:
 
     def _command(self, key: bytes, entry: CacheEntry | None, now: float) -> tuple[bytes, ...]:
         remove = (_REMOVE, _name(key))
-        if entry is None or not entry.fresh(now):
+        if entry is None or not entry.usable(now, self._stale_s):
             return remove
         try:
             value = encode(entry)
@@ -364,7 +354,7 @@ class RedisTier:
             command = (b"SET", _name(key), value)
             if entry.expires_at is None:
                 return command
-            last_ms = min(int(entry.expires_at * 1000), _LAST_MS)
+            last_ms = min(int((entry.expires_at + self._stale_s) * 1000), _LAST_MS)
             return (*command, b"PXAT", b"%d" % max(last_ms, 1))
         except (TypeError, ValueError, OverflowError) as error:  # half a character, say
             self._not_stored(error)
@@ -398,26 +388,26 @@ class RedisTier:
     async def _sweep(self, matches: Callable[[CacheEntry], bool] | None) -> int:
         """Look through all entries, on a connection of its own. Raises if the server fails."""
         removed, cursor = 0, b"0"
-        connection = await self._server.connect()
+        session = RedisSession(self._server)
         try:
             while True:
                 async with asyncio.timeout(self._write_timeout_s):
-                    cursor, names = await connection.ask(
+                    cursor, names = await session.ask(
                         b"SCAN", cursor, b"MATCH", PREFIX + b"*", b"COUNT", _SWEEP_BATCH
                     )
                     if names and matches is not None:
-                        values = await connection.ask(b"MGET", *names)
+                        values = await session.ask(b"MGET", *names)
                         names = [
                             name
                             for name, value in zip(names, values, strict=True)
                             if value is not None and self._matches(matches, name, value)
                         ]
                     if names:
-                        removed += await connection.ask(_REMOVE, *names)
+                        removed += await session.ask(_REMOVE, *names)
                 if cursor == b"0":
                     return removed
         finally:
-            await connection.close()
+            await session.close()
 
     def _matches(self, matches: Callable[[CacheEntry], bool], name: bytes, value: bytes) -> bool:
         try:
@@ -436,14 +426,9 @@ class RedisTier:
         """Ask as a call would, and remove what was discarded meanwhile. Raises if that fails."""
         if self._writing is not None:  # its connection is needed; it ends with its batch
             await asyncio.wait([self._writing])
-        try:
-            if self._reader is None:  # to connect may take longer than a call would wait
-                self._reader = await self._server.connect()
-            async with asyncio.timeout(self._read_timeout_s):
-                await self._fetch([_NO_KEY])
-        except BaseException:
-            await self._drop_reader()
-            raise
+        await self._reader.open()  # to connect may take longer than a call would wait
+        async with asyncio.timeout(self._read_timeout_s):
+            await self._fetch([_NO_KEY])
         if self._clear_when_back:
             await self._sweep(None)
             self._clear_when_back = False

@@ -7,13 +7,15 @@ any Valkey. Cluster and Sentinel addresses are not understood.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from novellus_lab.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+
+T = TypeVar("T")
 
 _OF_POOLS = ("max_connections", "timeout")
 """Options that a URL may hold and that a single connection does not know."""
@@ -161,10 +163,51 @@ class RedisConnection:
         await _end(self._connection)
 
 
-async def end(connection: RedisConnection | None) -> None:
-    """Close a connection if there is one."""
-    if connection is not None:
-        await connection.close()
+class RedisSession:
+    """A connection that is opened when it is needed, and anew when it was lost while idle.
+
+    A command may then be sent twice: it must be one that may. One caller at a time. After an error
+    or a cancellation the connection is closed, as answers may still be under way.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._connection: RedisConnection | None = None
+
+    async def open(self) -> None:
+        """Connect, if it is not. Raises as `RedisServer.connect`."""
+        if self._connection is None:
+            self._connection = await self._server.connect()
+
+    async def ask(self, *command: Any) -> Any:
+        """As `RedisConnection.ask`."""
+        return await self._do(lambda connection: connection.ask(*command))
+
+    async def ask_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """As `RedisConnection.ask_all`."""
+        return await self._do(lambda connection: connection.ask_all(commands))
+
+    async def close(self) -> None:
+        """Close the connection if there is one. Idempotent; `ask` opens it again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _do(self, work: Callable[[RedisConnection], Awaitable[T]]) -> T:
+        from redis.exceptions import ConnectionError as ConnectionLostError
+
+        try:
+            if self._connection is not None:
+                try:
+                    return await work(self._connection)
+                except (ConnectionLostError, OSError):
+                    await self.close()  # a restart, or something between that tires of silence
+            await self.open()
+            assert self._connection is not None  # noqa: S101
+            return await work(self._connection)
+        except BaseException:
+            await self.close()
+            raise
 
 
 async def _end(connection: Any) -> None:

@@ -753,3 +753,18 @@ def test_a_tier_is_a_dictionary_to_its_process(valkey_server, steps):
         assert {key: one.content for key, one in found.items()} == held
 
     on_loop(valkey_server.url, work)
+
+
+def test_a_connection_that_was_closed_while_idle_is_no_outage(valkey_server, caplog):
+    """A restart, or something between that ends what is silent for long."""
+
+    async def work(tier: RedisTier) -> None:
+        for n in range(3):
+            tier.put(entry(content=str(n)))
+            await tier.flush()
+            with valkey_server.client() as client:
+                client.client_kill_filter(_type="normal", skipme=True)
+            assert (await tier.get(entry().key)).content == str(n)
+
+    on_loop(valkey_server.url, work)
+    assert caplog.records == []
