@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 TABLES = {
     "ai_models", "load_balancing_rules", "ai_requests", "ai_request_attempts", "ai_response_cache",
+    "ai_response_cache_removals",
     "ai_log_segments", "novellus_schema_migrations",
 }  # fmt: skip
 SECRET = "s3cr-t/pass"
