@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from novellus_lab.store.database import Database
 from tests.cache.valkey import Proxy, Valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def plain_database(server: Database) -> Database:
+    """One database without our schema, for all: a fresh one takes seconds on a busy machine."""
+    conninfo = make_conninfo(server.conninfo, dbname="postgres")
+    return Database(conninfo, "postgres", "postgres", False, server.home)
 
 
 @pytest.fixture(scope="session")

@@ -301,11 +301,16 @@ async def test_many_flights_leave_no_task_and_no_future():
 # --- leases --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def lease_database(database) -> Database:
+def make_tables(database: Database) -> Database:
     with psycopg.connect(database.conninfo) as connection:
         connection.execute(LEASE_TABLES)
+        connection.execute("TRUNCATE ai_call_leases, ai_call_lease_holders")
     return database
+
+
+@pytest.fixture
+def lease_database(plain_database) -> Database:
+    return make_tables(plain_database)
 
 
 @pytest.fixture(params=["redis", "postgres"])
@@ -476,10 +481,10 @@ async def test_what_a_restarted_redis_has_forgotten_is_taken_again(own_valkey):
     await other.close()
 
 
-async def test_without_the_tables_or_the_right_to_write_calls_go_ahead(database, caplog):
-    with psycopg.connect(database.conninfo, autocommit=True) as connection:
+async def test_without_the_tables_calls_go_ahead(plain_database, caplog):
+    with psycopg.connect(plain_database.conninfo, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS ai_call_leases, ai_call_lease_holders")
-    lease = PostgresLease(database.conninfo, timeout_s=LONG_S)
+    lease = PostgresLease(plain_database.conninfo, timeout_s=LONG_S)
     assert await lease.acquire(KEY)
     assert "does not exist" in caplog.text
     await lease.close()
@@ -646,7 +651,7 @@ def processes(
 def address(request: pytest.FixtureRequest, kind: str) -> str:
     if kind == "redis":
         return str(request.getfixturevalue("valkey_server").url)
-    return str(request.getfixturevalue("lease_database").conninfo)
+    return make_tables(request.getfixturevalue("database")).conninfo
 
 
 @pytest.mark.parametrize("kind", ["redis", "postgres"])
