@@ -58,7 +58,7 @@ class Lease(ABC):
         self._working: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._closed = False
-        self._outage = Outage(what, self._come_back, describe=self._describe)
+        self._outage = Outage(what, self._come_back, describe=self._describe, on_back=self._wake)
 
     @property
     def held(self) -> int:
@@ -129,7 +129,8 @@ class Lease(ABC):
     # --- in the background ---------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if self._working is None and not self._outage.away and not self._closed:
+        asked = self._asked or self._released or self._renewal_due
+        if asked and self._working is None and not self._outage.away and not self._closed:
             self._working = asyncio.create_task(self._work())
 
     async def _work(self) -> None:
@@ -156,6 +157,8 @@ class Lease(ABC):
         except Exception as error:  # never a call's business
             await self._disconnect()
             self._outage.begin(error)
+            # Whatever of it was done: a lease that nobody knows of must not live on.
+            self._released |= released | asked.keys()
             asked |= self._asked
             self._asked = {}
         finally:
@@ -169,6 +172,7 @@ class Lease(ABC):
             waiting = [future for future in futures if not future.done()]
             if taken is not None and key in taken:
                 self._held.add(key)
+                self._released.discard(key)
                 self._start_renewing()
                 if not waiting:
                     self.release(key)  # whoever asked was cancelled

@@ -455,6 +455,25 @@ async def test_with_postgres_away_everybody_goes_ahead_and_it_is_said_once(lease
         await holder.close()
 
 
+async def test_what_was_given_back_while_the_server_was_away_is_free(lease_database):
+    """Although its holder lives on, and holds others."""
+    with DatabaseProxy(lease_database) as proxy:
+        one = PostgresLease(proxy.conninfo, timeout_s=LONG_S, ttl_s=LONG_S)
+        other = PostgresLease(lease_database.conninfo, timeout_s=LONG_S)
+        for key in (b"a", b"b", b"c"):
+            await one.acquire(key)
+        proxy.cut()
+        one.release(b"a")  # fails on its way
+        await until(lambda: one._outage.away)
+        one.release(b"b")  # is not even tried
+        proxy.mend()
+        assert await acquired(other, b"a")
+        assert await acquired(other, b"b")
+        assert not await other.acquire(b"c")
+        await one.close()
+        await other.close()
+
+
 async def test_a_stalled_server_holds_up_one_call_for_the_time_limit(valkey_proxy):
     lease = RedisLease(valkey_proxy.url, timeout_s=0.2)
     while not lease._held:  # a busy machine may be late by itself

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.redis_tier import measure
 from novellus_lab.cache import redis as redis_module
 from novellus_lab.cache.redis import PREFIX, RedisTier, decode, encode
 from novellus_lab.cache.redis_server import RedisServer
@@ -768,3 +769,9 @@ def test_a_connection_that_was_closed_while_idle_is_no_outage(valkey_server, cap
 
     on_loop(valkey_server.url, work)
     assert caplog.records == []
+
+
+def test_the_benchmark_measures(valkey_server):
+    tables = asyncio.run(measure(valkey_server.url, 1, 20))
+    assert [len(rows) for _, rows in tables] == [3, 2, 4]
+    assert all(row.median > 0 for _, rows in tables for row in rows)
