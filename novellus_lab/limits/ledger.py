@@ -72,6 +72,9 @@ _ENDS = 1_000
 _MOST_LATE = 100_000
 _STATEMENT_S = 5.0
 _RETRY_AFTER_S = (0.05, 0.2, 0.5)
+_COMPANY_S = 0.02
+"""What an end may wait for a reservation to go along with: half the statements, where calls come
+one after another."""
 _DOWN_S = 1.0
 """After a failure that retries did not mend, others are told so at once for this long."""
 _LOOK_AGAIN = timedelta(minutes=1)
@@ -141,6 +144,8 @@ class Ledger:
         self._ended: deque[_End] = deque()
         self._late: deque[tuple[UUID, Decimal, tuple[Counter, ...]]] = deque()
         self._open: set[UUID] = set()
+        self._urgent = asyncio.Event()
+        """Somebody waits for the next statement."""
         self._working: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
         self._tended_at = 0.0
@@ -159,6 +164,7 @@ class Ledger:
             raise StoreUnavailableError("the database that keeps the budgets can't be reached")
         asked = _Asked(id, usd, counters, asyncio.get_running_loop().create_future())
         self._asked.append(asked)
+        self._urgent.set()
         self._work()
         return await asked.blocked
 
@@ -204,6 +210,7 @@ class Ledger:
     async def flush(self) -> None:
         """Return when what ended before is settled, or the database is away."""
         while (self._ended or self._late or self._working) and time.monotonic() >= self._down_until:
+            self._urgent.set()
             self._work()
             if self._working is not None:
                 await asyncio.wait([self._working])
@@ -234,6 +241,11 @@ class Ledger:
     async def _do_the_work(self) -> None:
         try:
             while self._asked or self._ended or self._late:
+                if not self._asked and not self._late:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_COMPANY_S):
+                            await self._urgent.wait()
+                self._urgent.clear()
                 # These reserve whatever the limit: in a statement of their own.
                 late = [self._late.popleft() for _ in range(min(len(self._late), _CALLS))]
                 most = 0 if late else min(len(self._asked), _CALLS)

@@ -39,6 +39,8 @@ class SharedLimits:
     def __init__(self, url: str, *, prefix: str = "novellus:limits") -> None:
         try:
             import redis.asyncio as redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
             from redis.exceptions import NoScriptError, RedisError
         except ImportError:
             raise MissingDependencyError(
@@ -51,6 +53,9 @@ class SharedLimits:
             url,
             socket_timeout=_TIMEOUT_S,
             socket_connect_timeout=_TIMEOUT_S,
+            # Once more, for a connection that the server has closed meanwhile; the script knows a
+            # call again. Longer patience is not the library's to have.
+            retry=Retry(NoBackoff(), 1),
             decode_responses=True,
         )
         self._faults = (RedisError, OSError, TimeoutError, asyncio.TimeoutError)

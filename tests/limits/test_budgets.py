@@ -163,6 +163,25 @@ async def test_many_at_once_go_with_few_statements(database, monkeypatch):
     assert statements <= 8
 
 
+async def test_one_after_another_an_end_goes_along_with_the_next(database, monkeypatch):
+    statements = 0
+    execute = ledger_module.Ledger._execute
+
+    async def counting(self, query, arguments):
+        nonlocal statements
+        statements += query == ledger_module._APPLY
+        return await execute(self, query, arguments)
+
+    monkeypatch.setattr(ledger_module.Ledger, "_execute", counting)
+    monkeypatch.setattr(ledger_module, "_COMPANY_S", LONG_S)
+    async with opened(database, budget(20)) as book:
+        for _ in range(20):
+            (await reserve(book, "1")).settle(usd(1))
+        await book.flush()
+    assert account(database) == {("lab", ""): (20, 0)}
+    assert statements == 21
+
+
 async def test_without_budgets_nothing_is_asked_and_nothing_kept():
     book = Budgets((), "host=/nowhere")
     assert book.idle
@@ -276,23 +295,26 @@ async def test_what_surely_does_not_fit_is_known_beforehand(database):
 
 
 async def test_a_call_that_only_reservations_stand_against_waits_for_them(database):
-    async with opened(database, budget(1), settle_wait_s=LONG_S) as a:
-        async with opened(database, budget(1), settle_wait_s=LONG_S) as b:
-            mine, theirs = await reserve(a, "0.5"), await reserve(b, "0.5")
-            waits = [asyncio.create_task(reserve(lab, "0.4")) for lab in (a, b)]
-            await asyncio.sleep(0.1)
-            assert not any(task.done() for task in waits)
-            mine.settle(usd("0.1"))
-            theirs.settle(usd("0.1"))
-            for task in waits:
-                reservation = await asyncio.wait_for(task, LONG_S)
-                assert reservation.waited_s > 0.05
-                reservation.settle(usd("0.1"))
-            # What was spent stands against it: waiting would be in vain.
-            began = time.monotonic()
-            with pytest.raises(BudgetExceededError):
-                await reserve(a, "0.9")
-            assert time.monotonic() - began < LONG_S / 2
+    options = {"settle_wait_s": LONG_S}
+    async with (
+        opened(database, budget(1), **options) as a,
+        opened(database, budget(1), **options) as b,
+    ):
+        mine, theirs = await reserve(a, "0.5"), await reserve(b, "0.5")
+        waits = [asyncio.create_task(reserve(lab, "0.4")) for lab in (a, b)]
+        await asyncio.sleep(0.1)
+        assert not any(task.done() for task in waits)
+        mine.settle(usd("0.1"))
+        theirs.settle(usd("0.1"))
+        for task in waits:
+            reservation = await asyncio.wait_for(task, LONG_S)
+            assert reservation.waited_s > 0.05
+            reservation.settle(usd("0.1"))
+        # What was spent stands against it: waiting would be in vain.
+        began = time.monotonic()
+        with pytest.raises(BudgetExceededError):
+            await reserve(a, "0.9")
+        assert time.monotonic() - began < LONG_S / 2
 
 
 async def test_the_wait_is_bounded_by_option_and_deadline(database):

@@ -283,6 +283,29 @@ async def test_a_server_that_was_never_there_is_no_obstacle():
         (await asyncio.wait_for(lab.acquire((model_quota("m", rpm=5),)), LONG_S)).settle()
 
 
+async def test_what_is_sent_again_because_its_answer_was_lost_counts_once(valkey):
+    q = model_quota("m", rpm=60, tpm=1_000, concurrent=2)
+    shared = SharedLimits(valkey)
+    run = shared._run
+    shared._run = lambda *words: _twice(run, *words)
+    members, *_ = await shared.take((q,), [300.0], 60)
+    assert len(members) == 1
+    shared.end((q,), members[0], 200.0, sent=True)
+    await shared.flush()
+    with redis.Redis.from_url(valkey, decode_responses=True) as client:
+        [state] = client.keys("*state")
+        found = client.hgetall(state)
+    assert float(found["held"]) == 0
+    assert float(found["requests"]) == pytest.approx(59, abs=0.9)
+    assert float(found["tokens"]) == pytest.approx(800, abs=100)
+    await shared.aclose()
+
+
+async def _twice(run, *words):
+    await run(*words)
+    return await run(*words)
+
+
 async def test_a_thousand_calls_are_counted_to_the_token(valkey):
     q = model_quota("m", tpm=1_000_000, concurrent=50)
     async with Labs(valkey) as (a, b):
