@@ -693,8 +693,32 @@ async def test_away_a_hard_budget_refuses_and_a_soft_one_does_not(database, monk
     assert account(database)["lab", ""] == (usd("7.5"), 0)
 
 
-async def test_a_connection_lost_in_the_middle_reserves_and_books_once(database):
-    """The answer is lost, the statement is not; what is sent again must not count again."""
+async def test_a_statement_whose_answer_was_lost_counts_once(database, monkeypatch):
+    """What is sent again was done already."""
+    execute = ledger_module.Ledger._execute
+    lost = 0
+
+    async def forgetful(self, query, arguments):
+        nonlocal lost
+        cursor = await execute(self, query, arguments)
+        if query == ledger_module._APPLY and not arguments[-1]:
+            lost += 1
+            raise psycopg.OperationalError("the server closed the connection")
+        return cursor
+
+    monkeypatch.setattr(ledger_module.Ledger, "_execute", forgetful)
+    monkeypatch.setattr(ledger_module, "_RETRY_AFTER_S", (0.001,))
+    async with opened(database, budget(10)) as book:
+        held = [await reserve(book, "1") for _ in range(3)]
+        assert account(database) == {("lab", ""): (0, 3)}
+        for reservation in held:
+            reservation.settle(usd("0.5"))
+        await book.flush()
+    assert account(database) == {("lab", ""): (usd("1.5"), 0)}
+    assert lost >= 4
+
+
+async def test_connections_that_are_cut_all_the_time_lose_nothing(database):
     async with opened(database, budget(1_000), settle_wait_s=LONG_S) as book:
 
         async def call() -> None:
