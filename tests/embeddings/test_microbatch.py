@@ -87,6 +87,25 @@ async def test_what_comes_during_a_batch_is_the_next_one():
     assert [len(batch) for batch in embedder.batches] == [1, 5]
 
 
+async def test_similar_lengths_go_together_and_the_oldest_first():
+    embedder = Lengths()
+    embedder.go.clear()
+    async with batching(embedder, max_texts=2) as batcher:
+        first = asyncio.create_task(batcher.embed_one("now"))
+        await begun(embedder)
+        texts = ["x" * n for n in (10, 500, 11, 510)]
+        others = [asyncio.create_task(batcher.embed_one(text)) for text in texts]
+        await asyncio.sleep(0.01)
+        embedder.go.set()
+        vectors = await asyncio.gather(first, *others)
+    assert [[len(text) for text in batch] for batch in embedder.batches] == [
+        [3],
+        [10, 11],
+        [500, 510],
+    ]
+    assert [vector[0] for vector in vectors[1:]] == [10, 500, 11, 510]
+
+
 async def test_many_texts_go_in_batches_and_keep_their_order():
     async with batching(Lengths(), max_texts=3) as batcher:
         vectors = await batcher.embed(["x" * n for n in range(10)])
@@ -126,11 +145,11 @@ async def test_an_error_reaches_its_batch_and_no_other():
     embedder = Lengths()
     async with batching(embedder, max_texts=2) as batcher:
         results = await asyncio.gather(
-            *[batcher.embed_one(text) for text in ("bad", "b", "cc", "dd")], return_exceptions=True
+            *[batcher.embed_one(text) for text in ("bad", "bbb", "c", "d")], return_exceptions=True
         )
         assert isinstance(results[0], ValueError)
         assert isinstance(results[1], ValueError)
-        assert [r[0] for r in results[2:]] == [2, 2]
+        assert [r[0] for r in results[2:]] == [1, 1]
         assert (await batcher.embed_one("later"))[0] == 5
 
 
