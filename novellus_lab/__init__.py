@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from novellus_lab.errors import NovellusError
-    from novellus_lab.integration import AIModelManager, ai_complete, ai_embed
+    from novellus_lab.integration import AIModelManager, CacheManager, ai_complete, ai_embed
     from novellus_lab.lab import Lab
     from novellus_lab.types import BatchFailure, CacheOutcome, Chunk, Completion, Usage
 
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AIModelManager": "integration",
     "BatchFailure": "types",
+    "CacheManager": "integration",
     "CacheOutcome": "types",
     "Chunk": "types",
     "Completion": "types",
@@ -29,6 +30,7 @@ _HOMES = {
 __all__ = [
     "AIModelManager",
     "BatchFailure",
+    "CacheManager",
     "CacheOutcome",
     "Chunk",
     "Completion",

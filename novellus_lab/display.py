@@ -20,7 +20,7 @@ from novellus_lab import markdown
 from novellus_lab.types import CacheOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from novellus_lab.types import Attempt, BatchFailure, Completion, Route, ToolCall, Usage
 
@@ -187,6 +187,8 @@ def route_html(route: Route) -> str:
     if route.rule is not None:
         about.append(f"rule {_text(route.rule)}")
     about.append(f"with probability {route.propensity:.3g}")
+    if route.reason is not None:
+        about.append(_text(route.reason, _SHOWN_MESSAGE))
     return _page(
         '<div class="nvl-answer"><div class="nvl-scroll"><table><thead><tr><th>candidate</th>'
         f"<th>probability</th><th>score</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -196,17 +198,31 @@ def route_html(route: Route) -> str:
 
 def lab_html(facts: LabFacts) -> str:
     """A lab at a glance: where it logs, who can answer, and why others can't."""
-    rows = "".join(
-        f"<tr><td>{_text(provider)}</td>"
-        f"<td>{', '.join(map(_text, models)) or '–'}</td>"
-        f"<td>{_text('; '.join(why), _SHOWN_MESSAGE)}</td></tr>"
+    rows = [
+        (provider, ", ".join(map(_shortened, models)) or "–", "; ".join(why))
         for provider, models, why in facts.providers
+    ]
+    return table_html(("provider", "can be asked", "why not the others"), rows, facts.about)
+
+
+def table_html(
+    header: Sequence[str], rows: Iterable[Sequence[object]], about: Sequence[str] = ()
+) -> str:
+    """A small table of plain values, and a quiet line below."""
+    head = "".join(f"<th>{_text(name)}</th>" for name in header)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{_text(str(value), _SHOWN_MESSAGE)}</td>' for value in row)}</tr>"
+        for row in rows
     )
     return _page(
-        '<div class="nvl-answer"><div class="nvl-scroll"><table><thead><tr><th>provider</th>'
-        f"<th>can be asked</th><th>why not the others</th></tr></thead><tbody>{rows}</tbody></table>"
-        f"</div></div>{_meta_line([_text(line, _SHOWN_MESSAGE) for line in facts.about])}"
+        f'<div class="nvl-answer"><div class="nvl-scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></div>"
+        f"{_meta_line([_text(line, _SHOWN_MESSAGE) for line in about]) if about else ''}"
     )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_NAME else f"{text[: _SHOWN_NAME - 1]}…"
 
 
 def money(cost: Decimal | None) -> str:

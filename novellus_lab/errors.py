@@ -20,6 +20,7 @@ NovellusError
 │   ├── ContentFilteredError
 │   ├── BadRequestError
 │   └── ProviderUnavailableError  connection lost, 5xx, an answer that can't be read
+│       └── CircuitOpenError      our own breaker, not the provider; nothing was sent
 ├── BudgetError                   a budget does not allow the call; nothing was sent
 │   ├── BudgetExceededError       it would not fit
 │   └── UnknownPriceError         nobody knows whether it would fit
@@ -187,6 +188,17 @@ class ProviderUnavailableError(ProviderError):
 
     retryable = True
     code = "unavailable"
+
+
+class CircuitOpenError(ProviderUnavailableError):
+    """The model failed too often of late and is not called for a while; nothing was sent."""
+
+    retryable = False
+    code = "circuit_open"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.never_sent = True
 
 
 class BudgetError(NovellusError):

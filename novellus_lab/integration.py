@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from novellus_lab.lab import CallArguments
     from novellus_lab.pipeline.stream import AsyncStream
+    from novellus_lab.spaces.cache import LabCache
     from novellus_lab.types import Completion, Message
 
 _lock = threading.Lock()
@@ -110,3 +111,34 @@ class AIModelManager:
         if answer["cost"] is None:
             answer["cost"] = Decimal("NaN")
         return answer
+
+
+class CacheManager:
+    """The production system's cache, over the same tiers as `lab.cache`.
+
+    Args:
+        lab: the lab to work through; default the shared one.
+    """
+
+    def __init__(self, lab: Lab | None = None) -> None:
+        self._lab = lab
+
+    async def get(
+        self, key: str, use_semantic: bool = False, semantic_query: str | None = None
+    ) -> Any | None:
+        """Return the value kept under a key, or None; see `lab.cache.get`."""
+        return await (await self._cache()).aget(key, use_semantic, semantic_query)
+
+    async def set(
+        self, key: str, value: Any, ttl: float | None = 3600, generate_embedding: bool = False
+    ) -> None:
+        """Keep a value; see `lab.cache.set`."""
+        await (await self._cache()).aset(key, value, ttl, generate_embedding)
+
+    async def semantic_search(self, query: str, top_k: int = 5) -> list[dict[str, Any]]:
+        """Return the kept questions that are most like a text, as dicts; see `Match`."""
+        matches = await (await self._cache()).asemantic_search(query, top_k)
+        return [match.to_dict() for match in matches]
+
+    async def _cache(self) -> LabCache:
+        return (self._lab or await _opened()).cache

@@ -23,15 +23,20 @@ from novellus_lab.pipeline.stream import AsyncStream, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
+    from decimal import Decimal
     from pathlib import Path
     from types import TracebackType
 
     import polars as pl
 
     from novellus_lab.cache.policy import CachePolicy
+    from novellus_lab.limits.budgets import SpendingScope
     from novellus_lab.pipeline.embedding import EmbeddingRequest
     from novellus_lab.pipeline.runtime import Runtime
+    from novellus_lab.spaces.budgets import LabBudgets
+    from novellus_lab.spaces.cache import LabCache
     from novellus_lab.store.database import Database
     from novellus_lab.types import BatchFailure, Completion, Message
 
@@ -62,7 +67,7 @@ class CallArguments(TypedDict, total=False):
     response_format: Any
     params: Mapping[str, Any] | None
     use_cache: bool
-    use_semantic_cache: bool
+    use_semantic_cache: bool | None
     cache: Mapping[str, Any] | CachePolicy | None
     model_selection_strategy: str | None
     timeout: float | None
@@ -149,8 +154,6 @@ class Lab:
         weakref.finalize(self, _close_forgotten, self._held).atexit = False
         if runtime.catalog.stands_in:
             logger.warning("%s", _STAND_IN)
-        for setting in self._settings.without_effect:
-            logger.warning("%s has no effect in this version", setting)
         _open_labs.add(self._held)
 
     # --- answers -----------------------------------------------------------------------------
@@ -199,7 +202,8 @@ class Lab:
             response_format: `"json"`, a JSON schema, or a Pydantic model class: see `r.parsed`.
             params: what only one provider knows (`{"reasoning_effort": "low"}`).
             use_cache: whether an equal, earlier request may answer.
-            use_semantic_cache: whether a similar one may; not part of this version, and refused.
+            use_semantic_cache: whether one that means the same may, differing in the words of the
+                last user turn alone; default as configured.
             cache: finer: ttl, max_age (seconds), no_store, read_only, write_only, namespace,
                 sample.
             model_selection_strategy: `weighted`, `cost_optimized`, `least_latency`, `round_robin`
@@ -433,6 +437,35 @@ class Lab:
         self._database.revive()
         runtime.flush(10.0)
         return read_requests(self._database.conninfo, since, until=until, limit=limit)
+
+    # --- namespaces --------------------------------------------------------------------------
+
+    @property
+    def cache(self) -> LabCache:
+        """The response cache: `get`, `set`, `invalidate`, `stats`, `warm`, `export`, `restore`."""
+        from novellus_lab.spaces.cache import LabCache
+
+        return LabCache(self._live)
+
+    @property
+    def budgets(self) -> LabBudgets:
+        """The budgets of the configuration: `status`."""
+        from novellus_lab.spaces.budgets import LabBudgets
+
+        return LabBudgets(self._live)
+
+    def budget(
+        self, usd: Decimal | float | str, *, name: str = "this block"
+    ) -> AbstractContextManager[SpendingScope]:
+        """Hold the calls of a `with` block to an amount: `with lab.budget(usd=5) as spending: …`.
+
+        Those of threads and tasks that the block starts with its context count, too. Blocks may be
+        nested; a call counts in all of them. `spending.spent_usd` tells how far it has come.
+
+        Raises:
+            BudgetExceededError: from a call that might pass the amount; nothing was sent.
+        """
+        return self._live().admission.budgets.scope(usd, name=name)
 
     # --- life --------------------------------------------------------------------------------
 

@@ -224,6 +224,8 @@ class Route:
     propensity: float
     """Probability with which `picked` was chosen among the candidates."""
     rule: str | None = None
+    reason: str | None = None
+    """Why another strategy than the one that was asked for decided."""
 
     def _repr_html_(self) -> str:
         from novellus_lab.display import route_html
@@ -285,6 +287,7 @@ _PUBLIC = (
     "original_latency_ms",
     "cache_similarity",
     "cache_source_id",
+    "cache_source_prompt",
     "cost_saved",
     "dropped_params",
     "response_model",
@@ -327,6 +330,8 @@ class Completion:
     cache_similarity: float | None = None
     cache_source_id: UUID | None = None
     """The request that made the cached answer."""
+    cache_source_prompt: str | None = None
+    """Of a semantic hit, the question that the answer was made for."""
     cost_saved: Decimal | None = None
     """For a cache hit, what the answer cost when it was made."""
     dropped_params: tuple[str, ...] = ()

@@ -729,21 +729,6 @@ def _sections(section: Any) -> list[Any]:
     return found
 
 
-def test_what_has_no_effect_yet_is_named() -> None:
-    settings = load(
-        {
-            "models": [{"provider": "openai", "model_name": "gpt-4o", "rpm": 5}],
-            "cache": {"semantic_cache": {"enabled": True}},
-        },
-        redis_url="redis://localhost:6379",
-    )
-    semantic, redis, limits = settings.without_effect
-    assert "semantic_cache" in semantic
-    assert "redis_url" in redis
-    assert "gpt-4o" in limits
-    assert load(SHIPPED).without_effect == ()
-
-
 def test_settings_are_frozen_and_their_import_is_light() -> None:
     settings = load({"models": []})
     with pytest.raises(Exception, match="frozen"):

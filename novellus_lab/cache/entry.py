@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import orjson
@@ -44,6 +44,13 @@ class CacheEntry:
     """For embeddings: the vector; `content` is empty."""
     tags: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     """Of the request that made it: by these, too, entries can be invalidated."""
+
+    @property
+    def kind(self) -> Literal["chat", "embedding", "value"]:
+        """An answer, an embedding, or a value that was put in by hand (which no model made)."""
+        if self.vector is not None:
+            return "embedding"
+        return "chat" if self.model else "value"
 
     def fresh(self, now: float, max_age_s: float | None = None) -> bool:
         """Whether it may be served at Unix time `now`."""

@@ -15,33 +15,37 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
+import orjson
 import psycopg
 
 from novellus_lab.cache.entry import CacheEntry
+from novellus_lab.cache.memory import SECOND_USD
+from novellus_lab.errors import StoreUnavailableError
 from novellus_lab.store.database import cause
 from novellus_lab.store.storable import storable_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
 logger = logging.getLogger("novellus_lab.cache")
 
 _READ = """
 SELECT cache_key, response::text FROM public.ai_response_cache
-WHERE cache_key = ANY(%s) AND (expires_at IS NULL OR expires_at > now())
+WHERE cache_key = ANY(%s) AND (expires_at IS NULL OR expires_at > now() - %s * interval '1 second')
 """
 
 _WRITE = """
 INSERT INTO public.ai_response_cache (cache_key, kind, model, provider, prompt, response, cost_usd,
-                                      latency_ms, source_request_id, created_at, expires_at)
-VALUES (%s, %s, %s, %s, %s, %s::json, %s, %s, %s, %s, %s)
+                                      latency_ms, source_request_id, created_at, expires_at, tags)
+VALUES (%s, %s, %s, %s, %s, %s::json, %s, %s, %s, %s, %s, %s::jsonb)
 ON CONFLICT (cache_key) DO UPDATE SET
     kind = excluded.kind, model = excluded.model, provider = excluded.provider,
     prompt = excluded.prompt, response = excluded.response, cost_usd = excluded.cost_usd,
     latency_ms = excluded.latency_ms, source_request_id = excluded.source_request_id,
-    created_at = excluded.created_at, expires_at = excluded.expires_at
+    created_at = excluded.created_at, expires_at = excluded.expires_at, tags = excluded.tags,
+    hits = 0, last_hit_at = NULL
 """
 
 _COUNT_HITS = """
@@ -52,8 +56,36 @@ FROM unnest(%s::bytea[], %s::bigint[]) AS h (cache_key, n) WHERE c.cache_key = h
 # By the index on expires_at, a few at a time, and none that another process is at.
 _PURGE = """
 DELETE FROM public.ai_response_cache WHERE cache_key IN (
-    SELECT cache_key FROM public.ai_response_cache WHERE expires_at <= now()
+    SELECT cache_key FROM public.ai_response_cache
+    WHERE expires_at <= now() - %s * interval '1 second'
     ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)
+"""
+
+# Worth, as in memory: what an entry saves each time, by its uses, by its bytes; halved with each
+# day that nobody used it. One process at a time, and only where there are too many.
+_EVICT = """
+DELETE FROM public.ai_response_cache WHERE cache_key IN (
+    SELECT cache_key FROM public.ai_response_cache
+    ORDER BY greatest(coalesce(cost_usd, 0)::float8 + coalesce(latency_ms, 0) / 1000 * %(second_usd)s,
+                      1e-6)
+             * (1 + hits) / (1500 + octet_length(response::text))
+             * exp(-ln(2) * extract(epoch FROM now() - coalesce(last_hit_at, created_at)) / 86400)
+    LIMIT greatest((SELECT count(*) FROM public.ai_response_cache) - %(most)s, 0))
+AND pg_try_advisory_xact_lock(1313821784)
+"""
+
+_DISCARD = "DELETE FROM public.ai_response_cache WHERE cache_key = ANY(%s)"
+
+_SIZE = """
+SELECT count(*), coalesce(sum(octet_length(response::text)), 0)::bigint
+FROM public.ai_response_cache
+"""
+
+_CLEAR = "DELETE FROM public.ai_response_cache"
+
+_LIST = """
+SELECT cache_key, response::text FROM public.ai_response_cache
+WHERE cache_key > %s ORDER BY cache_key LIMIT %s
 """
 
 _READ_BATCH = 500
@@ -63,6 +95,9 @@ _MAX_WAITING_WRITES = 10_000
 _MAX_WAITING_HITS = 100_000
 _MIN_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 5.0
+
+_UNREADABLE = (ValueError, KeyError, TypeError, ArithmeticError, AttributeError)
+"""What reading another version's, or a broken, entry raises."""
 
 _FAULTS = (psycopg.Error, OSError, TimeoutError)
 
@@ -77,6 +112,15 @@ class TierStats:
     waiting_writes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is stored, by all processes together."""
+
+    entries: int
+    size_bytes: int
+    """Of the answers' JSON, before the database compresses it."""
+
+
 class PostgresTier:
     """Runs on one event loop; every method but `count_hit` must be called there.
 
@@ -84,7 +128,9 @@ class PostgresTier:
         conninfo: the database.
         read_timeout_s: a read that takes longer is a miss.
         tend_every_s: how often hits are written.
-        purge_every_s: how often expired entries are removed, 500 at a time.
+        purge_every_s: how often expired entries are removed, 500 at a time, and surplus ones.
+        stale_s: how long after its end an entry can still be read.
+        max_entries: beyond, what is worth least goes; None: no bound.
     """
 
     def __init__(
@@ -94,11 +140,15 @@ class PostgresTier:
         read_timeout_s: float = 2.0,
         tend_every_s: float = 1.0,
         purge_every_s: float = 60.0,
+        stale_s: float = 0.0,
+        max_entries: int | None = None,
     ) -> None:
         self._conninfo = conninfo
         self._read_timeout_s = read_timeout_s
         self._tend_every_s = tend_every_s
         self._purge_every_s = purge_every_s
+        self._stale_s = stale_s
+        self._max_entries = max_entries
         self._reader: psycopg.AsyncConnection[Any] | None = None
         self._writer: psycopg.AsyncConnection[Any] | None = None
         self._waiting: deque[tuple[bytes, asyncio.Future[CacheEntry | None]]] = deque()
@@ -197,12 +247,12 @@ class PostgresTier:
     async def _query(self, keys: list[bytes]) -> dict[bytes, CacheEntry]:
         if self._reader is None or self._reader.closed:
             self._reader = await self._connect()
-        cursor = await self._reader.execute(_READ, [keys], prepare=True, binary=True)
+        cursor = await self._reader.execute(_READ, [keys, self._stale_s], prepare=True, binary=True)
         found = {}
         for key, response in await cursor.fetchall():
             try:
                 found[key] = CacheEntry.from_json(key, response)
-            except (ValueError, KeyError, TypeError) as error:
+            except _UNREADABLE as error:
                 logger.warning("a cache entry can't be read and counts as a miss: %r", error)
         return found
 
@@ -285,6 +335,7 @@ class PostgresTier:
                     purge_at = time.monotonic() + self._purge_every_s
                     if await self._purge() == _PURGE_BATCH:
                         purge_at = 0.0  # there may be more: go on at the next turn
+                    await self.evict()
             except _FAULTS as error:
                 if self._writer is None or self._writer.closed:
                     self._went_down(error)
@@ -301,7 +352,78 @@ class PostgresTier:
 
     async def _purge(self) -> int:
         writer = await self._connected_writer()
-        return (await writer.execute(_PURGE, [_PURGE_BATCH])).rowcount
+        return (await writer.execute(_PURGE, [self._stale_s, _PURGE_BATCH])).rowcount
+
+    async def evict(self) -> int:
+        """Remove what is worth least where there are more than `max_entries`; return how many."""
+        if self._max_entries is None:
+            return 0
+        writer = await self._connected_writer()
+        most = {"most": self._max_entries, "second_usd": SECOND_USD}
+        return (await writer.execute(_EVICT, most)).rowcount
+
+    async def size(self) -> Size | None:
+        """Return how much is stored; None while the database can't be asked."""
+        with contextlib.suppress(*_FAULTS):
+            await self.flush()
+            writer = await self._connected_writer()
+            row = await (await writer.execute(_SIZE)).fetchone()
+            return None if row is None else Size(*row)
+        return None
+
+    # --- invalidation ------------------------------------------------------------------------
+
+    async def discard(self, keys: Sequence[bytes]) -> int:
+        """Remove entries; return how many there were. Those that wait to be stored are dropped, too.
+
+        Raises:
+            StoreUnavailableError: the database can't be asked; nothing may have been removed there.
+        """
+        gone = set(keys)
+        self._writes = deque(w for w in self._writes if w[0].key not in gone)
+        return await self._remove(_DISCARD, list(gone))
+
+    async def clear(self) -> int:
+        """Remove all entries; see `discard`."""
+        self._writes.clear()
+        return await self._remove(_CLEAR)
+
+    async def _remove(self, statement: LiteralString, *parameters: Any) -> int:
+        if self._writing is not None:  # one of them may be on its way
+            await asyncio.wait([self._writing])
+        try:
+            writer = await self._connected_writer()
+            return (await writer.execute(statement, parameters)).rowcount
+        except _FAULTS as error:
+            raise StoreUnavailableError(
+                f"the shared cache can't be reached, and may still hold what was to be removed: "
+                f"{cause(error)}"
+            ) from None
+
+    async def entries(self) -> AsyncIterator[CacheEntry]:
+        """Yield all entries that are stored, in the order of their keys; what can't be read is left out.
+
+        Raises:
+            StoreUnavailableError
+        """
+        await self.flush()
+        after = b""
+        while True:
+            try:
+                writer = await self._connected_writer()
+                rows = await (await writer.execute(_LIST, [after, _READ_BATCH])).fetchall()
+            except _FAULTS as error:
+                raise StoreUnavailableError(
+                    f"the shared cache can't be read: {cause(error)}"
+                ) from None
+            for key, response in rows:
+                with contextlib.suppress(*_UNREADABLE):
+                    yield CacheEntry.from_json(bytes(key), response)
+            if len(rows) < _READ_BATCH:
+                return
+            after = bytes(rows[-1][0])
+
+    # --- outage ------------------------------------------------------------------------------
 
     def _went_down(self, error: BaseException) -> None:
         if self._down or self._closed:
@@ -352,7 +474,7 @@ async def _end(connection: psycopg.AsyncConnection[Any] | None) -> None:
 def _row(entry: CacheEntry, prompt: str | None) -> tuple[Any, ...]:
     return (
         entry.key,
-        "chat" if entry.vector is None else "embedding",
+        entry.kind,
         entry.model,
         entry.provider,
         None if prompt is None else storable_text(prompt),
@@ -362,4 +484,5 @@ def _row(entry: CacheEntry, prompt: str | None) -> tuple[Any, ...]:
         entry.source_request_id,
         datetime.fromtimestamp(entry.created_at, UTC),
         None if entry.expires_at is None else datetime.fromtimestamp(entry.expires_at, UTC),
+        storable_text(orjson.dumps(dict(entry.tags), default=str).decode()),
     )

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from novellus_lab.errors import (
     BadRequestError,
+    BudgetError,
+    CircuitOpenError,
     ConfigurationError,
     DeadlineExceededError,
     InvalidRequestError,
+    LimitExceededError,
     ProviderError,
     ProviderTimeoutError,
     UnsupportedParameterError,
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
     from random import Random
 
+    from novellus_lab.pipeline.admission import Admission
     from novellus_lab.pipeline.asking import Ask
     from novellus_lab.pipeline.catalog import Catalog, Model
     from novellus_lab.pipeline.request import Request
@@ -54,12 +58,14 @@ class Attempts:
         latencies: LatencyTracker,
         retries: RetrySettings,
         random: Random,
+        admission: Admission,
     ) -> None:
         self._catalog = catalog
         self._prices = prices
         self._latencies = latencies
         self._retries = retries
         self._random = random
+        self._admission = admission
 
     async def run(self, request: Request, order: Sequence[Model], trace: Trace, ask: Ask[R]) -> R:
         """Return the first answer; `trace` holds every attempt, also when this raises.
@@ -86,19 +92,31 @@ class Attempts:
             raise _too_late(request, trace) from None
 
     async def _run(self, request: Request, order: Sequence[Model], trace: Trace, ask: Ask[R]) -> R:
-        error: ProviderError | UnsupportedParameterError | None = None
+        error: ProviderError | UnsupportedParameterError | BudgetError | None = None
         for position, model in enumerate(order):
             last_model = position == len(order) - 1
             for number in range(1, self._retries.max_attempts + 1):
                 role: Role = "retry" if number > 1 else "failover" if position else "primary"
                 try:
-                    return await self._once(request, model, trace, ask, role)
+                    # A retry keeps to its own schedule, and where nobody else is left one tries.
+                    forced = last_model or number > 1
+                    return await self._once(request, model, trace, ask, role, forced=forced)
                 except UnsupportedParameterError as unsupported:
                     if isinstance(unsupported, ProviderError):
                         unsupported.model, unsupported.provider = model.id, model.provider
                     # Why the pick failed tells more than what a stand-in can't do.
                     error = error if isinstance(error, ProviderError) else unsupported
                     break
+                except (LimitExceededError, CircuitOpenError) as refused:
+                    refused.model, refused.provider = model.id, model.provider
+                    error = error or refused
+                    break  # another model may have room
+                except BudgetError as refused:
+                    if trace.attempts and error is not None:
+                        error.add_note(f"{model.id} was not asked: {refused}")
+                        break
+                    error = error or refused
+                    break  # a cheaper one may fit
                 except ProviderError as failed:
                     failed.model, failed.provider = model.id, model.provider
                     error = failed
@@ -131,14 +149,24 @@ class Attempts:
         return wait_s if retry_after_s is None else max(retry_after_s, 0.0) + wait_s * 0.1
 
     async def _once(
-        self, request: Request, model: Model, trace: Trace, ask: Ask[R], role: Role
+        self,
+        request: Request,
+        model: Model,
+        trace: Trace,
+        ask: Ask[R],
+        role: Role,
+        *,
+        forced: bool,
     ) -> R:
+        attempt_id = uuid7()
+        place = await self._admission.enter(request, model, attempt_id, forced=forced)
+        trace.queue_ms += place.waited_ms
         heard = trace.heard = Heard()
         started_at, started = datetime.now(UTC), time.perf_counter()
 
         def attempt(status: Status, price: Price, usage: Usage, **more: Any) -> Attempt:
             return Attempt(
-                id=uuid7(),
+                id=attempt_id,
                 number=len(trace.attempts) + 1,
                 role=role,
                 model_id=model.id,
@@ -155,6 +183,14 @@ class Attempts:
         def failed(status: Status, error: BaseException) -> None:
             provider_error = error if isinstance(error, ProviderError) else None
             usage, price = self._charge_for_failure(model, ask, heard, error, started_at)
+            place.failed(
+                error,
+                usage.total_tokens,
+                price.cost_usd,
+                sent=provider_error is None or not provider_error.never_sent,
+                waited_s=time.perf_counter() - started,
+            )
+            self._admission.slow_down(model, error)
             trace.attempts.append(
                 attempt(
                     status,
@@ -177,6 +213,7 @@ class Attempts:
         except Exception as raw:
             refused = isinstance(raw, (InvalidRequestError, ConfigurationError))
             if refused and not isinstance(raw, ProviderError):
+                place.failed(raw, 0, None, sent=False, waited_s=0.0)
                 raise  # nothing was sent
             error = raw if isinstance(raw, ProviderError) else _adapter_failed(model, raw)
             failed(Status.ERROR, error)
@@ -201,6 +238,7 @@ class Attempts:
             response_model=reply.model,
             response_id=reply.response_id,
         )
+        place.answered(reply.usage.total_tokens, done.price.cost_usd)
         trace.attempts.append(done)
         trace.answered_by = model
         trace.dropped_params = reply.dropped_params

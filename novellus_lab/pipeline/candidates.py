@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
+from math import isinf
 from typing import TYPE_CHECKING
 
 from novellus_lab.errors import ContextWindowExceededError, NoModelAvailableError
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from decimal import Decimal
 
+    from novellus_lab.pipeline.admission import Admission
     from novellus_lab.pipeline.catalog import Catalog, Model
     from novellus_lab.pipeline.question import Question
     from novellus_lab.pricing import PriceBook
@@ -39,7 +42,9 @@ class Candidates:
         rules: Sequence[RuleSettings],
         prices: PriceBook,
         latencies: LatencyTracker,
+        admission: Admission,
     ) -> None:
+        self._admission = admission
         self._catalog = catalog
         self._rules = rules
         self._prices = prices
@@ -115,8 +120,37 @@ class Candidates:
             quick = _keep(kept, too_slow, lambda m: self._too_slow(question, m, most_ms))
             if quick:
                 dropped += too_slow
-                return quick
-        return kept
+                kept = quick
+        return self._ready(question, kept, dropped)
+
+    def _ready(
+        self, question: Question, models: list[Model], dropped: list[Candidate]
+    ) -> list[Model]:
+        """Leave out who can't be called now, and who would make the call wait: unless all would."""
+        for why_not in (self._admission.why_not, self._waits):
+            if len(models) < 2:
+                break
+            not_now: list[Candidate] = []
+            ready = _keep(models, not_now, partial(why_not, question))
+            if ready:
+                dropped += not_now
+                models = ready
+        return models
+
+    def _waits(self, question: Question, model: Model) -> str | None:
+        wait_s = self._admission.wait_s(question, model)
+        if not wait_s:
+            return None
+        until = "when a call ends" if isinf(wait_s) else f"in {wait_s:.1f} s"
+        return f"its rate limits have room {until}"
+
+    def prefer_cheaper(self, question: Question, models: Sequence[Model]) -> str | None:
+        """Return why the cheapest should be taken, whatever the strategy says, or None."""
+        for model in models:
+            reason = self._admission.prefer_cheaper(question, model)
+            if reason is not None:
+                return reason
+        return None
 
     def option(self, model: Model, question: Question) -> Option:
         """Return what strategies decide by."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from novellus_lab.cache.manager import ResponseCache
+    from novellus_lab.embeddings.base import Vectors
     from novellus_lab.pipeline.attempts import Attempts
     from novellus_lab.pipeline.catalog import Catalog, Model
     from novellus_lab.pipeline.recording import ContentPolicy
@@ -218,6 +219,64 @@ class Embedder:
             None,
         )
 
+
+class ModelEmbedder:
+    """An embedding model of the configuration, as the semantic cache uses one: each text it embeds is
+    an embedding call like any other, cached, priced and logged.
+    """
+
+    def __init__(self, model_id: str, embedder: Embedder) -> None:
+        self._model_id = model_id
+        self._embedder = embedder
+        self._dimensions: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self._model_id
+
+    @property
+    def dimensions(self) -> int:
+        """Known once `probe` has asked."""
+        assert self._dimensions is not None  # noqa: S101
+        return self._dimensions
+
+    async def probe(self) -> None:
+        """Learn how many dimensions its vectors have.
+
+        Raises:
+            UnknownModelError, NoModelAvailableError, ProviderError
+        """
+        self._dimensions = len((await self._ask(["dimensions"]))[0])
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return unit vectors of shape (len(texts), dimensions); an empty text's is of zeros."""
+        import numpy as np
+
+        from novellus_lab.embeddings.base import unit_rows
+
+        vectors = np.zeros((len(texts), self.dimensions), dtype=np.float32)
+        said = [index for index, text in enumerate(texts) if text.strip()]
+        if said:
+            vectors[said] = await self._ask([texts[index] for index in said])
+        return unit_rows(vectors)
+
+    async def _ask(self, texts: Sequence[str]) -> list[Vector]:
+        asked = build_embedding_request(
+            texts,
+            model_id=self._model_id,
+            dimensions=None,
+            use_cache=True,
+            timeout=None,
+            default_timeout_s=_EMBED_TIMEOUT_S,
+            tags={PURPOSE_TAG: "semantic cache"},
+            session_id=None,
+        )
+        return await self._embedder.embed(asked)
+
+
+_EMBED_TIMEOUT_S = 10.0
+PURPOSE_TAG = "novellus.purpose"
+"""Tag of the requests that this package makes on its own: what they are for."""
 
 _READ_WRITE = CachePolicy()
 

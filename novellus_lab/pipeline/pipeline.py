@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from novellus_lab.cache.entry import CacheEntry
 from novellus_lab.cache.key import cache_key
-from novellus_lab.errors import ResponseParseError
+from novellus_lab.cache.manager import expiry
+from novellus_lab.errors import NovellusError
 from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.asking import AskForAnswer
+from novellus_lab.pipeline.embedding import PURPOSE_TAG
+from novellus_lab.pipeline.kept import answer_again, entry_of, replay_chunks, worth_keeping
 from novellus_lab.pipeline.recording import answered_record, failed_record, hit_record
 from novellus_lab.pipeline.request import Request
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.pipeline.trace import Trace
-from novellus_lab.routing.strategies import Explicit, RoutingContext, strategy_named
+from novellus_lab.routing.strategies import CostOptimized, Explicit, RoutingContext, strategy_named
 from novellus_lab.store.copy_text import LineTemplate
-from novellus_lab.types import CacheOutcome, Candidate, Chunk, Completion, Route
+from novellus_lab.types import CacheOutcome, Candidate, Completion, Route
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
+    from novellus_lab.cache.entry import CacheEntry
+    from novellus_lab.cache.flight import SingleFlight
     from novellus_lab.cache.manager import ResponseCache
     from novellus_lab.pipeline.attempts import Attempts
     from novellus_lab.pipeline.candidates import Candidates
@@ -34,13 +38,16 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.intake import Prepared
     from novellus_lab.pipeline.question import Question
     from novellus_lab.pipeline.recording import ContentPolicy
+    from novellus_lab.pipeline.semantic import SemanticCache, SimilarEntry
     from novellus_lab.routing.latency import LatencyTracker
     from novellus_lab.routing.strategies import Strategy
     from novellus_lab.settings import RuleSettings, Settings
     from novellus_lab.store.request_log import RequestLog
-    from novellus_lab.types import Reply
+    from novellus_lab.types import Chunk, Reply
 
     Emit = Callable[[Chunk], Awaitable[None]]
+
+logger = logging.getLogger("novellus_lab")
 
 _EXPLICIT = Explicit()
 
@@ -90,6 +97,8 @@ class Pipeline:
         content: ContentPolicy,
         latencies: LatencyTracker,
         random: Random,
+        flight: SingleFlight[CacheEntry] | None,
+        semantic: SemanticCache,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -101,15 +110,22 @@ class Pipeline:
         self._content = content
         self._latencies = latencies
         self._random = random
+        self._flight = flight
+        self._semantic = semantic
         self._caching = settings.cache.enabled
+        self._renewing: set[bytes] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     def plan(self, question: Question) -> Plan:
         """Decide who may answer: equal questions always have the same plan.
 
         Raises:
             UnknownModelError, UnknownStrategyError, NoModelAvailableError
+            MissingDependencyError: it wants the semantic cache, which is not installed.
         """
         rule: RuleSettings | None = None
+        if question.use_semantic_cache:
+            self._semantic.check()
         if question.strategy is not None:
             strategy_named(question.strategy, self._strategies)
         if question.model_id is not None:
@@ -154,13 +170,13 @@ class Pipeline:
         if plan.key is None or not question.cache_policy.reads:
             return None
         entry = self._cache.get_local(plan.key, question.cache_policy)
-        if entry is None:
-            return None
+        if entry is None or not entry.fresh(time.time()):
+            return None  # a stale one starts work on the loop
         hit = prepared.hit
         if hit is not None and hit.entry is entry:
             return self._hit_again(hit, started)
         request = Request.of(question, started)
-        completion = _hit(request, entry, CacheOutcome.MEMORY)
+        completion = answer_again(request, entry, CacheOutcome.MEMORY)
         if completion is not None:
             line = self._log_hit(request, plan, entry, completion)
             if completion.parsed is None and len(line) <= MAX_LINE_BYTES:
@@ -194,44 +210,117 @@ class Pipeline:
         """
         trace = Trace(rule=plan.rule_name)
         try:
+            hit = None
             if plan.key is not None:
                 trace.cache = CacheOutcome.MISS
-                hit = await self._from_cache(request, plan.key)
-                if hit is not None:
-                    entry, completion = hit
-                    trace.cache = completion.cache
-                    if emit is not None:
-                        await replay_chunks(completion, emit)
-                    self._log_hit(request, plan, entry, completion)
-                    return completion
-            trace.strategy = plan.strategy_name
-            order = self._route(request, plan, trace)
-            ask = AskForAnswer(request.question.messages, request.question.params, emit)
-            reply = await self._attempts.run(request, order, trace, ask)
-            completion = self._complete(request, plan, reply, trace)
+                hit = await self._from_cache(request, plan, plan.key)
+            if hit is None and plan.key is not None and self._shares(request):
+                completion, hit = await self._together(request, plan, plan.key, trace, emit)
+            elif hit is None:
+                completion, _ = await self._ask(request, plan, trace, emit)
+            if hit is not None:
+                entry, completion = hit
+                trace.cache = completion.cache
+                if emit is not None:
+                    await replay_chunks(completion, emit)
         except BaseException as error:
             self._log.append(failed_record(request, plan.key, trace, error, self._content))
             raise
-        self._log.append(answered_record(request, plan.key, trace, completion, self._content))
+        if hit is not None:
+            self._log_hit(request, plan, entry, completion)
+        else:
+            self._log.append(answered_record(request, plan.key, trace, completion, self._content))
         return completion
 
+    # --- cache -------------------------------------------------------------------------------
+
     async def _from_cache(
-        self, request: Request, key: bytes
+        self, request: Request, plan: Plan, key: bytes
     ) -> tuple[CacheEntry, Completion] | None:
-        if not request.question.cache_policy.reads:
+        policy = request.question.cache_policy
+        if not policy.reads:
             return None
-        entry = self._cache.get_local(key, request.question.cache_policy)
+        entry = self._cache.get_local(key, policy)
         outcome = CacheOutcome.MEMORY
+        similar: SimilarEntry | None = None
         if entry is None:
             left_s = None if request.deadline is None else request.deadline - time.perf_counter()
             # Past the deadline it is a miss, and the next step says so.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
-                    entry, outcome = await self._cache.get_shared(
-                        key, request.question.cache_policy
-                    )
-        completion = None if entry is None else _hit(request, entry, outcome)
-        return None if entry is None or completion is None else (entry, completion)
+                    entry, outcome = await self._cache.get_shared(key, policy)
+                    if entry is None:
+                        similar = await self._semantic.find(request.question, plan)
+        if similar is not None:
+            again = answer_again(
+                request, similar.entry, CacheOutcome.SEMANTIC, similar.similarity, similar.prompt
+            )
+            return None if again is None else (similar.entry, again)
+        if entry is None:
+            return None
+        completion = answer_again(request, entry, outcome)
+        if completion is None:
+            return None
+        if not entry.fresh(time.time()):
+            self._renew(request.question, plan, key)
+        return entry, completion
+
+    def _renew(self, question: Question, plan: Plan, key: bytes) -> None:
+        """Make a new answer in the background: a request of its own in the log, marked by a tag."""
+        if key in self._renewing:
+            return
+        self._renewing.add(key)
+        policy = replace(question.cache_policy, write_only=True, max_age=None)
+        tags = {**question.tags, PURPOSE_TAG: "renew a stale answer"}
+        again = replace(question, cache_policy=policy, stream=False, tags=tags)
+
+        async def renew() -> None:
+            try:
+                await self.answer(Request.of(again, time.perf_counter()), plan)
+            except NovellusError as error:
+                logger.info("a stale answer could not be made anew: %s", error)
+            finally:
+                self._renewing.discard(key)
+
+        task = asyncio.create_task(renew())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _shares(self, request: Request) -> bool:
+        """Whether an equal request that is under way may answer, and be answered by this one."""
+        policy = request.question.cache_policy
+        return self._flight is not None and policy.reads and policy.writes
+
+    async def _together(
+        self, request: Request, plan: Plan, key: bytes, trace: Trace, emit: Emit | None
+    ) -> tuple[Completion, tuple[CacheEntry, Completion] | None]:
+        """Ask, or wait for an equal request that does: then its answer is a hit."""
+        assert self._flight is not None  # noqa: S101
+        own: Completion | None = None
+
+        async def ask() -> CacheEntry:
+            nonlocal own
+            trace.cache = CacheOutcome.MISS  # whoever waited, and leads now after all
+            own, entry = await self._ask(request, plan, trace, emit)
+            return entry
+
+        async def look_up() -> CacheEntry | None:
+            policy = request.question.cache_policy
+            entry = self._cache.get_local(key, policy)
+            if entry is None:
+                entry, _ = await self._cache.get_shared(key, policy)
+            return entry if entry is not None and entry.fresh(time.time()) else None
+
+        trace.cache = CacheOutcome.COALESCED
+        landed = await self._flight.run(key, ask, look_up=look_up, deadline=request.deadline)
+        if landed.led and own is not None:
+            return own, None
+        completion = answer_again(request, landed.value, CacheOutcome.COALESCED)
+        if completion is None:  # does not fit this caller's class: it asks for itself
+            trace.cache = CacheOutcome.MISS
+            return (await self._ask(request, plan, trace, emit))[0], None
+        self._cache.served[CacheOutcome.COALESCED] += 1
+        return completion, (landed.value, completion)
 
     def _log_hit(
         self, request: Request, plan: Plan, entry: CacheEntry, completion: Completion
@@ -239,6 +328,18 @@ class Pipeline:
         assert plan.key is not None  # noqa: S101
         record = hit_record(request, plan.key, entry, completion, self._content, plan.rule_name)
         return self._log.append(record)
+
+    # --- route, call, price, keep --------------------------------------------------------------
+
+    async def _ask(
+        self, request: Request, plan: Plan, trace: Trace, emit: Emit | None
+    ) -> tuple[Completion, CacheEntry]:
+        """Have a provider answer; return the answer and what is kept of it."""
+        trace.strategy = plan.strategy_name
+        order = self._route(request, plan, trace)
+        ask = AskForAnswer(request.question.messages, request.question.params, emit)
+        reply = await self._attempts.run(request, order, trace, ask)
+        return self._complete(request, plan, reply, trace)
 
     def _route(self, request: Request, plan: Plan, trace: Trace) -> list[Model]:
         started = time.perf_counter()
@@ -249,25 +350,33 @@ class Pipeline:
             trace.dropped = tuple(dropped)
         options = [self._candidates.option(model, request.question) for model in kept]
         context = RoutingContext(self._random, self._latencies, request.question.stream)
-        ranking = plan.strategy.rank(options, context)
+        strategy, cheaper = plan.strategy, None
+        if len(kept) > 1:
+            cheaper = self._candidates.prefer_cheaper(request.question, kept)
+            if cheaper is not None:
+                strategy = self._strategies[CostOptimized.name]
+                trace.strategy = strategy.name
+        ranking = strategy.rank(options, context)
         picked = ranking.picked
         trace.route = Route(
-            strategy=plan.strategy_name,
+            strategy=trace.strategy or plan.strategy_name,
             candidates=ranking.order + trace.dropped,
             picked=picked.model_id,
             propensity=picked.probability,
             rule=plan.rule_name,
+            reason=cheaper,
         )
         by_id = {model.id: model for model in kept}
         order = [by_id[candidate.model_id] for candidate in ranking.order]
         trace.route_ms = (time.perf_counter() - started) * 1000
         return order
 
-    def _complete(self, request: Request, plan: Plan, reply: Reply, trace: Trace) -> Completion:
+    def _complete(
+        self, request: Request, plan: Plan, reply: Reply, trace: Trace
+    ) -> tuple[Completion, CacheEntry]:
         model = trace.answered_by
         assert model is not None  # noqa: S101  set together with the reply
         parsed = _parse_or_fail(request, reply)
-        answer = trace.attempts[-1]
         completion = Completion(
             content=reply.content,
             model=model.id,
@@ -294,85 +403,21 @@ class Pipeline:
                 )
             ),
         )
-        if plan.key is not None and request.question.cache_policy.writes and _worth_keeping(reply):
-            now = time.time()
-            self._cache.put(
-                CacheEntry(
-                    key=plan.key,
-                    content=reply.content,
-                    model=model.id,
-                    provider=model.provider,
-                    response_model=reply.model,
-                    finish_reason=reply.finish_reason,
-                    usage=reply.usage,
-                    raw_usage=reply.raw_usage,
-                    tool_calls=reply.tool_calls,
-                    reasoning=reply.reasoning,
-                    cost_usd=answer.price.cost_usd,
-                    price_version=answer.price.version,
-                    original_latency_ms=answer.latency_ms,
-                    source_request_id=request.id,
-                    created_at=now,
-                    expires_at=self._cache.expiry(now, request.question.cache_policy),
-                    dropped_params=reply.dropped_params,
-                ),
-                self._content.text(_last_user_text(request)),
-            )
-        return completion
-
-
-_NOTHING = Decimal(0)
-
-
-def _hit(request: Request, entry: CacheEntry, outcome: CacheOutcome) -> Completion | None:
-    """Return a kept answer; None where it does not fit the caller's own class (any more)."""
-    parsed = None
-    if "response_format" in request.question.params:
-        try:
-            parsed = parse_answer(
-                entry.content,
-                request.question.params["response_format"],
-                request.question.response_model,
-            )
-        except ResponseParseError:
-            return None  # the class has the same schema as then, and checks more than it says
-    return Completion(
-        content=entry.content,
-        model=entry.model,
-        provider=entry.provider,
-        cost=_NOTHING,
-        latency_ms=request.elapsed_ms,
-        usage=entry.usage,
-        cache=outcome,
-        request_id=request.id,
-        finish_reason=entry.finish_reason,
-        tool_calls=entry.tool_calls,
-        parsed=parsed,
-        reasoning=entry.reasoning,
-        original_latency_ms=entry.original_latency_ms,
-        cache_source_id=entry.source_request_id,
-        cost_saved=entry.cost_usd,
-        dropped_params=entry.dropped_params,
-        response_model=entry.response_model,
-    )
-
-
-async def replay_chunks(completion: Completion, emit: Emit) -> None:
-    """Give a kept answer as a stream, in pieces that end at word boundaries."""
-    if completion.reasoning:
-        await emit(Chunk("", completion.reasoning))
-    text = completion.content
-    start = 0
-    while start < len(text):
-        end = text.find(" ", start + 16)
-        end = len(text) if end < 0 else end
-        await emit(Chunk(text[start:end]))
-        start = end
-
-
-def _worth_keeping(reply: Reply) -> bool:
-    """Truncated, filtered and tool-calling answers are never served to another request."""
-    return reply.finish_reason == "stop" and not reply.tool_calls
+        policy = request.question.cache_policy
+        ttls_s = (
+            policy.ttl,
+            None if plan.rule is None else plan.rule.cache_ttl_seconds,
+            model.settings.cache_ttl_seconds,
+            self._settings.cache.ttl_seconds,
+        )
+        entry = entry_of(
+            plan.key or b"", request, model, reply, trace, expiry(time.time(), *ttls_s)
+        )
+        keep = worth_keeping(reply, tool_calls=self._settings.cache.tool_calls)
+        if plan.key is not None and policy.writes and keep:
+            self._cache.put(entry, self._content.text(request.question.last_user_text))
+            self._semantic.learn(request.question, plan, entry)
+        return completion, entry
 
 
 def _parse_or_fail(request: Request, reply: Reply) -> object:
@@ -383,13 +428,3 @@ def _parse_or_fail(request: Request, reply: Reply) -> object:
         request.question.params.get("response_format"),
         request.question.response_model,
     )
-
-
-def _last_user_text(request: Request) -> str:
-    for message in reversed(request.question.messages):
-        if message["role"] == "user":
-            content = message.get("content")
-            if isinstance(content, str):
-                return content
-            return "\n".join(part["text"] for part in content or () if part.get("type") == "text")
-    return ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from novellus_lab.cache.policy import CachePolicy
-from novellus_lab.errors import InvalidRequestError, NotSupportedYetError
+from novellus_lab.errors import InvalidRequestError
 from novellus_lab.tokens import estimate_message_tokens
 from novellus_lab.types import EMPTY
 
@@ -47,6 +47,8 @@ class Question:
     strategy: str | None = None
     stream: bool = False
     use_cache: bool = True
+    use_semantic_cache: bool | None = None
+    """Whether the answer to a similar question will do; None: as configured."""
     cache_policy: CachePolicy = field(default_factory=CachePolicy)
     response_model: type | None = None
     """The Pydantic class that `response_format` named."""
@@ -86,6 +88,31 @@ class Question:
                 needs.add(capability)
         return frozenset(needs)
 
+    @cached_property
+    def last_user_text(self) -> str:
+        """Text of the last user turn."""
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                content = message.get("content")
+                if isinstance(content, str):
+                    return content
+                texts = (part["text"] for part in content or () if part.get("type") == "text")
+                return "\n".join(texts)
+        return ""
+
+    @cached_property
+    def frame_json(self) -> bytes | None:
+        """All but the text of the last turn, as canonical JSON: what a similar question must share.
+
+        None where that turn is not a user's, or holds more than text: nothing is similar to it.
+        """
+        messages = self.messages
+        last = messages[-1]
+        content = last.get("content")
+        if last["role"] != "user" or not isinstance(content, str):
+            return None
+        return canonical_json("messages", [*messages[:-1], {**last, "content": None}])
+
     def _has_part(self, kind: str) -> bool:
         return any(
             part.get("type") == kind
@@ -112,7 +139,7 @@ def build_question(
     params: Mapping[str, Any] | None = None,
     stream: bool = False,
     use_cache: bool = True,
-    use_semantic_cache: bool = False,
+    use_semantic_cache: bool | None = None,
     cache: Mapping[str, Any] | CachePolicy | None = None,
     model_selection_strategy: str | None = None,
     timeout: float | None = None,
@@ -182,13 +209,8 @@ def build_question(
                 f"params must not repeat {', '.join(clash)}: give them as arguments of the call"
             )
         asked["params"] = dict(params)
-    if type(use_cache) is not bool or type(use_semantic_cache) is not bool:
+    if type(use_cache) is not bool or type(use_semantic_cache) not in (bool, type(None)):
         raise InvalidRequestError("use_cache and use_semantic_cache must be True or False")
-    if use_semantic_cache:
-        raise NotSupportedYetError(
-            "use_semantic_cache: this version answers equal requests from its cache, not similar "
-            "ones yet; leave it out"
-        )
     policy = CachePolicy.parse(cache) if cache is not None else _DEFAULT_POLICY
     if model_id is not None and (not isinstance(model_id, str) or not model_id):
         raise InvalidRequestError(f"model_id must be a non-empty string, not {model_id!r}")
@@ -211,6 +233,7 @@ def build_question(
         strategy=model_selection_strategy,
         stream=stream,
         use_cache=use_cache,
+        use_semantic_cache=use_semantic_cache,
         cache_policy=policy,
         response_model=response_model,
         timeout_s=timeout_s,

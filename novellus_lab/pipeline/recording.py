@@ -19,7 +19,7 @@ from novellus_lab.errors import (
 )
 from novellus_lab.ids import uuid7
 from novellus_lab.records import RequestRecord
-from novellus_lab.types import Status
+from novellus_lab.types import CacheOutcome, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -167,6 +167,7 @@ def hit_record(
     record.provider = entry.provider
     record.response_model = entry.response_model
     record.cache = completion.cache
+    record.cache_similarity = completion.cache_similarity
     record.cache_source_id = entry.source_request_id
     record.usage = entry.usage
     record.raw_usage = entry.raw_usage
@@ -332,7 +333,8 @@ def _status(error: BaseException, trace: Trace) -> Status:
         return Status.ERROR
     if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
         return Status.CANCELLED
-    if isinstance(error, NovellusError) and not trace.attempts:
+    waited = trace.cache is CacheOutcome.COALESCED  # for a provider call of another request
+    if isinstance(error, NovellusError) and not trace.attempts and not waited:
         return Status.REFUSED
     return Status.ERROR
 

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from novellus_lab.cache.manager import ResponseCache
-from novellus_lab.cache.memory import MemoryTier
-from novellus_lab.cache.postgres import PostgresTier
+from novellus_lab.pipeline.admission import Admission
 from novellus_lab.pipeline.attempts import Attempts
+from novellus_lab.pipeline.caching import Caching
 from novellus_lab.pipeline.candidates import Candidates
 from novellus_lab.pipeline.catalog import Catalog
-from novellus_lab.pipeline.embedding import Embedder
+from novellus_lab.pipeline.embedding import Embedder, ModelEmbedder
 from novellus_lab.pipeline.intake import Intake
 from novellus_lab.pipeline.loop_thread import LoopThread
 from novellus_lab.pipeline.pipeline import Pipeline
@@ -47,9 +46,12 @@ class Runtime:
     pipeline: Pipeline
     intake: Intake
     embedder: Embedder
-    cache: ResponseCache
+    caching: Caching
+    admission: Admission
     log: RequestLog
     content: ContentPolicy
+    settings: Settings
+    conninfo: str
 
     @classmethod
     def open(
@@ -73,14 +75,20 @@ class Runtime:
         random = Random(seed)
         prices = PriceBook()
         latencies = LatencyTracker()
+        admission = Admission(settings, catalog, prices, database.conninfo)
         # Back-off draws from a lottery of its own: a retry must not shift the picks that follow.
-        attempts = Attempts(catalog, prices, latencies, settings.retries, Random(seed))
+        attempts = Attempts(catalog, prices, latencies, settings.retries, Random(seed), admission)
         content = ContentPolicy(settings.logging.content, redact, catalog.secrets())
-        cache = ResponseCache(
-            MemoryTier(max_entries=settings.cache.max_entries, max_bytes=settings.cache.max_bytes),
-            PostgresTier(database.conninfo),
-            ttl_s=settings.cache.ttl_seconds,
+        caching = Caching.open(
+            settings,
+            database.conninfo,
+            kept_text=content.text,
+            scope_of=catalog.scope,
+            embed=lambda model_id: ModelEmbedder(model_id, embedder),
         )
+        if settings.cache.semantic_cache.enabled:
+            caching.semantic.check()
+        cache = caching.responses
         log = RequestLog(
             database.conninfo,
             database.home / "spool" / database.identity,
@@ -89,7 +97,9 @@ class Runtime:
         pipeline = Pipeline(
             settings=settings,
             catalog=catalog,
-            candidates=Candidates(catalog, settings.load_balancing.rules, prices, latencies),
+            candidates=Candidates(
+                catalog, settings.load_balancing.rules, prices, latencies, admission
+            ),
             strategies=strategies,
             attempts=attempts,
             cache=cache,
@@ -97,19 +107,39 @@ class Runtime:
             content=content,
             latencies=latencies,
             random=random,
+            flight=caching.flight,
+            semantic=caching.semantic,
         )
         embedder = Embedder(catalog, cache, attempts, log, content, caching=settings.cache.enabled)
         log.start()
         intake = Intake(pipeline, log, content, default_timeout_s=settings.timeout_s)
+        thread = LoopThread()
+        thread.start(caching.start, lambda: None)
+        thread.start(admission.start, lambda: None)
         return cls(
-            os.getpid(), catalog, LoopThread(), pipeline, intake, embedder, cache, log, content
+            os.getpid(),
+            catalog,
+            thread,
+            pipeline,
+            intake,
+            embedder,
+            caching,
+            admission,
+            log,
+            content,
+            settings,
+            database.conninfo,
         )
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until the log and the shared cache hold all that was done before."""
+        """Wait until log, shared cache and budgets hold all that was done before."""
         until = time.monotonic() + timeout_s
-        self.thread.run(self.cache.postgres.flush, timeout_s)
+        self.thread.run(self._flush, timeout_s)
         self.log.flush(max(0.0, until - time.monotonic()))
+
+    async def _flush(self, timeout_s: float) -> None:
+        await self.caching.flush(timeout_s)
+        await self.admission.flush()
 
     def close(self) -> None:
         """Cancel what is under way, close connections, stop the loop, bring the log home."""
@@ -118,7 +148,8 @@ class Runtime:
 
     async def _close_connections(self) -> None:
         await self.catalog.aclose()
-        await self.cache.postgres.close()
+        await self.caching.close()
+        await self.admission.aclose()
 
 
 def mirror_configuration(settings: Settings, conninfo: str) -> None:

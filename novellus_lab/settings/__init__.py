@@ -11,6 +11,7 @@ from __future__ import annotations
 from novellus_lab.settings.load import load_settings
 from novellus_lab.settings.schema import (
     CAPABILITIES,
+    BudgetSettings,
     CacheSettings,
     ConditionSettings,
     ConfiguredPrice,
@@ -27,6 +28,7 @@ from novellus_lab.settings.schema import (
 
 __all__ = [
     "CAPABILITIES",
+    "BudgetSettings",
     "CacheSettings",
     "ConditionSettings",
     "ConfiguredPrice",

@@ -68,7 +68,6 @@ def load_settings(
             f"{document.source} holds itself, or is nested too deeply"
         ) from None
     _name_models(settings, document)
-    _refuse_what_does_nothing(settings, document)
     settings._environ = variables
     settings._source = document.source
     settings._home = str(home) if home is not None else variables.get("NOVELLUS_HOME") or None
@@ -221,17 +220,6 @@ def _fields_at(path: KeyPath) -> list[str]:
         inner = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
         section = inner[0] if inner else annotation
     return list(getattr(section, "model_fields", {}))
-
-
-def _refuse_what_does_nothing(settings: Settings, document: _Document) -> None:
-    """Nobody shall rely on a budget that bounds nothing."""
-    problems = [
-        f"{document.where((name,))} is not supported yet: leave it out"
-        for name, value in (("budgets", settings.budgets), ("limits", settings.limits))
-        if value
-    ]
-    if problems:
-        raise ConfigurationError("\n".join(problems))
 
 
 def _name_models(settings: Settings, document: _Document) -> None:

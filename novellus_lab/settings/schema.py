@@ -214,6 +214,8 @@ class ModelSettings(Section):
     """Requests per minute that the provider allows."""
     tpm: _Count | None = None
     """Tokens per minute that the provider allows."""
+    concurrent: _Count | None = None
+    """Calls at once."""
     context_window: _Count | None = None
     """Tokens that prompt and answer may have together."""
     params: _Open = {}
@@ -222,6 +224,8 @@ class ModelSettings(Section):
     """What becomes of a parameter that the model can't honour; default as its provider, else error."""
     timeout_s: _Positive | None = None
     """Longest time of one attempt at this model."""
+    cache_ttl_seconds: _NotNegative | None = None
+    """How long its answers are kept; None: as `cache.ttl_seconds` says."""
     enabled: _Flag = True
 
     _model_id: str = PrivateAttr("")
@@ -292,6 +296,8 @@ class RuleSettings(Section):
     strategy: _Name = "weighted"
     model_pool: tuple[str, ...] = ()
     """Model ids; empty: all that are available."""
+    cache_ttl_seconds: _NotNegative | None = None
+    """How long answers of its requests are kept; None: as the model's entry says."""
     conditions: ConditionSettings = ConditionSettings()
 
     def mirror(self) -> dict[str, Any]:
@@ -309,10 +315,21 @@ class LoadBalancingSettings(Section):
 
 
 class SemanticCacheSettings(Section):
-    """Whether a similar question may be answered with an earlier answer."""
+    """Whether a question may be answered with the answer to another that means the same."""
 
     enabled: _Flag = False
+    """Whether calls that don't say `use_semantic_cache` use it."""
     similarity_threshold: _Share = 0.85
+    """Least similarity of a hit, by the encoder's (or, without one, the embedding model's) cosine."""
+    max_error_rate: Annotated[float, Field(gt=0, lt=1, strict=True)] | None = 0.01
+    """Share of hits that may be wrong: calibration holds it. None: similarity and guards alone."""
+    embedding_model: _Name = "static"
+    """What finds candidates: `static` (offline), `minilm` (offline), or an embedding model's id."""
+    encoder: _Name | None = "minilm"
+    """What decides where cheap features can't: `minilm`, or an embedding model's id. None: such
+    questions are misses."""
+    max_index_entries: _Count = 1_000_000
+    """Of this process's index; the latest are kept."""
 
 
 class CacheSettings(Section):
@@ -328,6 +345,14 @@ class CacheSettings(Section):
     max_temperature: _Temperature | None = None
     """Requests with a higher temperature are neither kept nor answered from the cache; None: all are.
     One that neither call nor model states is the provider's own, and counts as 1."""
+    max_stored_entries: _Count | None = 1_000_000
+    """Of the shared tier, PostgreSQL: beyond, what is worth least goes. None: no bound."""
+    stale_while_revalidate_seconds: _NotNegative = 0
+    """How long after its end an answer is still served, while a new one is made for the next call."""
+    tool_calls: _Flag = False
+    """Whether answers that call tools are kept, too."""
+    single_flight: _Flag = True
+    """Whether equal requests that are under way at once share one provider call."""
     semantic_cache: SemanticCacheSettings = SemanticCacheSettings()
 
 
@@ -341,6 +366,79 @@ class RetrySettings(Section):
     max_delay_s: _NotNegative = 20.0
     jitter: _Flag = True
     """Wait a random part of it, so that many clients do not return at once."""
+
+
+class BreakerSettings(Section):
+    """When a model is not called for a while."""
+
+    enabled: _Flag = True
+    failure_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.5
+    """Of a decayed window's calls, from which on the circuit opens …"""
+    min_calls: _Count = 10
+    """… if the window holds so many."""
+    consecutive_failures: _Count = 5
+    """In a row; they open it whatever the window holds."""
+    cooldown_s: _Positive = 5.0
+    """First time open; it doubles with each probe that fails."""
+    max_cooldown_s: _Positive = 300.0
+    probes: _Count = 2
+    """Calls let through to see whether the model is back."""
+
+    def policy(self) -> dict[str, Any]:
+        """As `routing.breaker.BreakerPolicy` takes it."""
+        return self.model_dump(exclude={"enabled"})
+
+
+class KeyLimitSettings(Section):
+    """What a provider allows one key, over all models that are called with it."""
+
+    api_key_env: _Variable
+    rpm: _Count | None = None
+    tpm: _Count | None = None
+    concurrent: _Count | None = None
+
+
+class LimitsSettings(Section):
+    """What becomes of calls for which the models' `rpm`, `tpm` and `concurrent` leave no room."""
+
+    on_limit: Literal["wait", "raise"] = "wait"
+    max_wait_s: _Positive | None = None
+    """Longest wait; None: as long as the call's deadline allows."""
+    burst: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
+    """Share of a minute's allowance that may go at once."""
+    keys: tuple[KeyLimitSettings, ...] = ()
+
+
+class BudgetScopeSettings(Section):
+    """Whose calls count: all that are stated must hold. `*` gives every value its own budget."""
+
+    model: _Name | None = None
+    tag: _Name | None = None
+    """`key=value`, or `key=*`."""
+    session: _Name | None = None
+
+
+class BudgetSettings(Section):
+    """One entry of `budgets`."""
+
+    name: _Name
+    usd: Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, allow_inf_nan=False)]
+    per: Literal["day", "month", "total"] = "month"
+    scope: BudgetScopeSettings = BudgetScopeSettings()
+    on_exceed: Literal["warn", "downgrade", "refuse"] = "refuse"
+    warn_at: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.8
+    time_zone: _Name = "UTC"
+
+
+class BudgetPolicySettings(Section):
+    """What becomes of calls of which a hard budget can't say whether they fit."""
+
+    unpriced: Literal["refuse", "allow"] = "refuse"
+    """The model's price is not known."""
+    unreachable: Literal["refuse", "allow"] = "refuse"
+    """The database can't be asked."""
+    settle_wait_s: _NotNegative = 5.0
+    """Longest wait for what other calls have reserved; 0 refuses at once."""
 
 
 class LoggingSettings(Section):
@@ -359,8 +457,10 @@ class Settings(Section):
     cache: CacheSettings = CacheSettings()
     retries: RetrySettings = RetrySettings()
     logging: LoggingSettings = LoggingSettings()
-    budgets: dict[str, Any] = {}
-    limits: dict[str, Any] = {}
+    breaker: BreakerSettings = BreakerSettings()
+    limits: LimitsSettings = LimitsSettings()
+    budgets: tuple[BudgetSettings, ...] = ()
+    budget_policy: BudgetPolicySettings = BudgetPolicySettings()
     timeout_s: _Positive | None = 600.0
     """Deadline of a whole call where the call does not say; None: no limit."""
 
@@ -388,19 +488,6 @@ class Settings(Section):
     @property
     def redis_url(self) -> SecretStr | None:
         return self._redis_url
-
-    @property
-    def without_effect(self) -> tuple[str, ...]:
-        """Name what is set and does nothing in this version, so that nobody relies on it."""
-        named = []
-        if self.cache.semantic_cache.enabled:
-            named.append("cache.semantic_cache (only equal requests are answered from the cache)")
-        if self._redis_url is not None:
-            named.append("redis_url (memory and PostgreSQL are the cache's tiers)")
-        limited = [m.model_id for m in self.models if m.rpm is not None or m.tpm is not None]
-        if limited:
-            named.append(f"rpm and tpm of {', '.join(limited)}")
-        return tuple(named)
 
     @property
     def chat_models(self) -> tuple[ModelSettings, ...]:

@@ -158,7 +158,9 @@ def _drop_ours(connection: psycopg.Connection, where: str) -> None:
 
 def _made(kind: str) -> list[str]:
     """Names of what the migrations create."""
-    pattern = re.compile(rf"^CREATE (?:OR REPLACE )?{kind} (?:IF NOT EXISTS )?(\w+)", re.M)
+    pattern = re.compile(
+        rf"^CREATE (?:OR REPLACE |UNLOGGED )?{kind} (?:IF NOT EXISTS )?(\w+)", re.M
+    )
     names = {name for migration in migrations() for name in pattern.findall(migration.sql)}
     return sorted(names | ({"novellus_schema_migrations"} if kind == "TABLE" else set()))
 

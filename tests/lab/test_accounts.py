@@ -386,14 +386,3 @@ def test_a_time_to_live_beyond_all_calendars_is_for_ever(make_lab, rows, ttl):
         lab.flush()
     [entry] = rows("ai_response_cache", "cache_key")
     assert entry["expires_at"] is None
-
-
-def test_what_has_no_effect_yet_is_said(make_lab, caplog):
-    lab = make_lab(
-        openai_model("m", "http://127.0.0.1:9", rpm=5), cache={"semantic_cache": {"enabled": True}}
-    )
-    told = " ".join(record.getMessage() for record in caplog.records)
-    assert "semantic_cache" in told
-    assert "rpm" in told
-    with pytest.raises(NotImplementedError, match="use_semantic_cache"):
-        lab.complete("x", use_semantic_cache=True)

@@ -9,7 +9,6 @@ import pytest
 from pydantic import BaseModel
 
 from novellus_lab.errors import (
-    ConfigurationError,
     NoModelAvailableError,
     UnknownStrategyError,
 )
@@ -197,19 +196,6 @@ def test_hot_requests_pass_the_cache_by(make_lab, llm):
 def test_an_unknown_strategy_of_a_rule_is_named_at_the_start(make_lab, llm):
     with pytest.raises(UnknownStrategyError, match="wieghted"):
         make_lab(openai_model("a", llm.url), load_balancing=rule("r", ["a"], strategy="wieghted"))
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"budgets": {"daily": 5}},
-        {"limits": {"rpm": 5}},
-    ],
-)
-def test_what_does_nothing_yet_is_refused_by_name(make_lab, llm, config):
-    (key,) = config
-    with pytest.raises(ConfigurationError, match=rf"{key}.*not supported yet"):
-        make_lab(openai_model("a", llm.url), **config)
 
 
 def test_a_long_prompt_is_counted_once_however_many_models_and_rules_ask(

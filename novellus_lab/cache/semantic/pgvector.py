@@ -80,7 +80,7 @@ _PURGE = "DELETE FROM public.ai_response_cache_removals WHERE removed_at < now()
 _NEAREST = """
 SELECT cache_key, 1 - ({indexed} <=> {query}), prompt FROM public.ai_response_cache
 WHERE embedding_model = {model} AND vector_dims(embedding) = {dimensions}
-  AND semantic_scope = %(scope)s
+  AND {scoped}
   AND (expires_at IS NULL OR expires_at > now())
 ORDER BY {indexed} <=> {query} LIMIT %(k)s
 """
@@ -233,9 +233,11 @@ class SemanticStore:
     # --- searching ---------------------------------------------------------------------------
 
     async def nearest(
-        self, scope: bytes, vector: Vectors, embedding_model: str, k: int = 1
+        self, scope: bytes | None, vector: Vectors, embedding_model: str, k: int = 1
     ) -> list[Neighbour]:
         """Return up to `k` unexpired entries of a scope, the nearest first; milliseconds.
+
+        Without a scope, of all of them: to look around, not to answer by.
 
         Raises:
             InvalidRequestError: the vector has more than 4,000 dimensions.
@@ -248,6 +250,7 @@ class SemanticStore:
             query=query,
             model=sql.Literal(embedding_model),
             dimensions=sql.Literal(dimensions),
+            scoped=sql.SQL("TRUE" if scope is None else "semantic_scope = %(scope)s"),
         )
         parameters = {"scope": scope, "vector": _text(vector), "k": k}
         async with self._asker.use() as connection:

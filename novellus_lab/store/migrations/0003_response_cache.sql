@@ -2,7 +2,7 @@
 
 CREATE TABLE ai_response_cache (
     cache_key         bytea PRIMARY KEY,
-    kind              text NOT NULL CHECK (kind IN ('chat', 'embedding')),
+    kind              text NOT NULL CHECK (kind IN ('chat', 'embedding', 'value')),
     model             text NOT NULL,
     provider          text NOT NULL,
     prompt            text,
@@ -13,6 +13,7 @@ CREATE TABLE ai_response_cache (
     source_request_id uuid,
     created_at        timestamptz NOT NULL,
     expires_at        timestamptz,
+    tags              jsonb NOT NULL DEFAULT '{}',
     hits              bigint NOT NULL DEFAULT 0,
     last_hit_at       timestamptz,
     embedding         vector,
@@ -29,5 +30,7 @@ COMMENT ON COLUMN ai_response_cache.response IS 'The entry as JSON (novellus_lab
 COMMENT ON COLUMN ai_response_cache.cost_usd IS 'What making the answer cost, in US dollars; NULL if unknown';
 COMMENT ON COLUMN ai_response_cache.latency_ms IS 'How long the provider took to make it, in milliseconds';
 COMMENT ON COLUMN ai_response_cache.source_request_id IS 'ai_requests.id of the request that made it';
+COMMENT ON COLUMN ai_response_cache.kind IS 'chat and embedding: answers of models; value: put in by lab.cache.set';
+COMMENT ON COLUMN ai_response_cache.tags IS 'Tags of the request that made it: entries can be invalidated by them';
 COMMENT ON COLUMN ai_response_cache.hits IS 'Times served after it was made, from any tier (written with a delay)';
 COMMENT ON COLUMN ai_response_cache.embedding_model IS 'Name of the model that made the embedding; vectors of two models are never compared';
