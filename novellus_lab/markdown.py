@@ -129,14 +129,18 @@ def _is_safe(url: str) -> bool:
 
 
 def _guard_links(state: Any) -> None:
-    """Open links apart and without a referrer; mark the images that stand inside one."""
+    """Open links apart and without a referrer; leave out those that stand, as images do, in one."""
     for block in state.tokens:
         depth = 0
         for token in block.children or ():
             if token.type == "link_open":
                 depth += 1
+                if depth > 1:  # an address in angle brackets, within a link's text
+                    token.type = "text"
                 token.attrs |= {"target": "_blank", "rel": "noopener noreferrer nofollow"}
             elif token.type == "link_close":
+                if depth > 1:
+                    token.type = "text"
                 depth -= 1
             elif token.type == "image":
                 token.meta["in_link"] = depth > 0

@@ -7,7 +7,7 @@ from decimal import Decimal
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from novellus_lab.display import (
@@ -175,6 +175,7 @@ seams = st.lists(
 
 @settings(max_examples=400, deadline=None)
 @given(seams)
+@example("<![CDATA[<a@b.c>](http://a.b)")
 def test_no_text_brings_in_markup_or_addresses_of_its_own(text: str) -> None:
     html = render(text)
     page = Page(html)
