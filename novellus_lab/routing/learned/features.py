@@ -124,6 +124,8 @@ FEATURES: Final = (
     "log_option_min",
     "options_numeric",
     "option_distinct_words",
+    "options_in_stem",
+    "options_in_stem_spread",
     "of_the_above",
     "numbered_statements",
 )
@@ -152,6 +154,8 @@ def surface_features(text: str) -> list[float]:
     option_texts = [option[2] for option in options]
     lowered_options = "\n".join(option_texts).lower()
     option_words = lowered_options.split()
+    stem_words = set(words)
+    echoes = [_share_in(option.lower().split(), stem_words) for option in option_texts]
     every = words + option_words
     word_lengths = list(map(len, every))
     distinct = set(every)
@@ -203,6 +207,8 @@ def surface_features(text: str) -> list[float]:
         log(min(lengths, default=0)),
         sum(map(_is_quantity, option_texts)) / max(len(options), 1),
         len(set(option_words)) / max(len(option_words), 1),
+        sum(echoes) / max(len(echoes), 1),
+        max(echoes, default=0.0) - min(echoes, default=0.0),
         float(any(phrase in lowered_options for phrase in _OF_THE_ABOVE)),
         float("II" in cased or "statement 1" in stem.lower()),
     ]
@@ -214,6 +220,10 @@ def _options(text: str) -> list[re.Match[str]]:
     while found and found[0][1] != "A":
         del found[0]
     return found if len(found) > 1 else []
+
+
+def _share_in(words: list[str], known: set[str]) -> float:
+    return len([word for word in words if word in known]) / max(len(words), 1)
 
 
 def _is_quantity(option: str) -> bool:
