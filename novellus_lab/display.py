@@ -264,15 +264,37 @@ def batch_progress(
         total: number of calls.
         show: None shows it in a notebook or terminal, for more than one call.
     """
+    spent, failed = Decimal(0), 0
+    with _bar(total, show, "$0") as advance:
+
+        def on_result(result: Completion | BatchFailure) -> None:
+            nonlocal spent, failed
+            if hasattr(result, "error"):
+                failed += 1
+            else:
+                spent += result.cost or Decimal(0)
+            advance(money(spent) + (f", {failed} failed" if failed else ""))
+
+        yield on_result
+
+
+@contextlib.contextmanager
+def steps(total: int, show: bool | None, label: str) -> Iterator[Callable[[], None]]:
+    """Show how far some work has come; what is yielded is called after each step."""
+    with _bar(total, show, label) as advance:
+        yield lambda: advance(label)
+
+
+@contextlib.contextmanager
+def _bar(total: int, show: bool | None, label: str) -> Iterator[Callable[[str], None]]:
     interactive = "ipykernel" in sys.modules or sys.stderr.isatty()
     if not (show if show is not None else interactive and total > 1):
-        yield lambda _result: None
+        yield lambda _label: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    spent, failed = Decimal(0), 0
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=32),
@@ -281,18 +303,8 @@ def batch_progress(
     )
     console = Console(stderr=not Console().is_jupyter)
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("$0", total=total)
-
-        def on_result(result: Completion | BatchFailure) -> None:
-            nonlocal spent, failed
-            if hasattr(result, "error"):
-                failed += 1
-            else:
-                spent += result.cost or Decimal(0)
-            label = money(spent) + (f", {failed} failed" if failed else "")
-            progress.update(task, advance=1, description=label)
-
-        yield on_result
+        task = progress.add_task(label, total=total)
+        yield lambda text: progress.update(task, advance=1, description=text)
 
 
 def _page(inner: str) -> str:

@@ -18,7 +18,6 @@ from novellus_lab.cache.manager import ResponseCache
 from novellus_lab.cache.memory import MemoryTier
 from novellus_lab.cache.postgres import PostgresTier
 from novellus_lab.cache.redis import RedisTier
-from novellus_lab.cache.semantic.pgvector import SemanticStore
 from novellus_lab.pipeline.semantic import SemanticCache, open_engine
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class Caching:
         semantic = SemanticCache(
             cache.semantic_cache,
             responses,
-            SemanticStore(conninfo),
+            conninfo,
             open_engine=lambda: open_engine(cache.semantic_cache, embed),
             kept_text=kept_text,
             scope_of=scope_of,

@@ -11,12 +11,15 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass
+from hashlib import blake2b
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from novellus_lab.cache.key import cache_key
 from novellus_lab.cache.policy import CachePolicy
+from novellus_lab.cache.semantic.pgvector import Embedding, SemanticStore
 from novellus_lab.errors import MissingDependencyError, NovellusError, StoreUnavailableError
+from novellus_lab.pipeline.judging import latest_calibration
 from novellus_lab.types import CacheOutcome
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from novellus_lab.cache.entry import CacheEntry
     from novellus_lab.cache.manager import ResponseCache
     from novellus_lab.cache.semantic.index import VectorIndex
-    from novellus_lab.cache.semantic.pgvector import EmbeddedBatch, Mark, SemanticStore
+    from novellus_lab.cache.semantic.pgvector import EmbeddedBatch, Mark
     from novellus_lab.cache.semantic.verifier import Undecided, Verdict, Verifier
     from novellus_lab.embeddings.base import AsyncTextEmbedder, TextEmbedder
     from novellus_lab.pipeline.embedding import ModelEmbedder
@@ -60,7 +63,8 @@ class SimilarEntry:
 
     @property
     def similarity(self) -> float:
-        return self.verdict.similarity
+        """How sure it is that both ask the same, 0 to 1: the score that thresholds stand on."""
+        return self.verdict.score
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,13 @@ class Engine:
     encoder: AsyncTextEmbedder | None
     """Decides where words alone don't."""
 
+    @property
+    def decided_by(self) -> str:
+        """Names of all that makes a score: a threshold holds for these alone."""
+        encoder = "" if self.encoder is None else self.encoder.name
+        rule = blake2b(repr(self.verifier.rule).encode(), digest_size=6).hexdigest()
+        return f"rule {rule}, {self.static.name}, {encoder or 'no encoder'}"
+
     def likeness(self, question: str, candidate: str, cosine: float) -> float:
         """Cosine of static vectors, whichever embedder found the candidate."""
         if self.embedder.name == self.static.name:
@@ -112,7 +123,7 @@ class SemanticCache:
         self,
         settings: SemanticCacheSettings,
         responses: ResponseCache,
-        store: SemanticStore,
+        conninfo: str,
         *,
         open_engine: Callable[[], Awaitable[Engine]],
         kept_text: Callable[[str | None], str | None],
@@ -120,7 +131,8 @@ class SemanticCache:
     ) -> None:
         self.settings = settings
         self._responses = responses
-        self._store = store
+        self._conninfo = conninfo
+        self._store = SemanticStore(conninfo)
         self._open_engine = open_engine
         self._kept_text = kept_text
         self._scope_of = scope_of
@@ -347,10 +359,36 @@ class SemanticCache:
 
     async def _open(self) -> Engine:
         engine = await self._open_engine()
+        engine.verifier.threshold = await self._threshold(engine)
         mark = await self._load(engine)
         self._engine = engine
         self._following = asyncio.create_task(self._follow(engine, mark))
         return engine
+
+    async def _threshold(self, engine: Engine) -> float:
+        """Return the least score of a hit: as calibrated for the configured error rate."""
+        rate, shipped = self.settings.max_error_rate, engine.verifier.rule
+        threshold = 0.0
+        if rate is not None:
+            found = None
+            try:
+                found = await latest_calibration(self._conninfo, engine.decided_by, rate)
+            except StoreUnavailableError as error:
+                logger.warning("%s: the threshold is as shipped", error)
+            if found is not None:
+                threshold = found.threshold
+            elif rate >= shipped.max_error_rate:
+                threshold = shipped.threshold
+            else:
+                threshold = 1.0
+                logger.warning(
+                    "cache.semantic_cache.max_error_rate is %.2g, and the rule that ships holds %.2g: "
+                    "until lab.cache.calibrate has found a threshold, only the same text in another "
+                    "spelling is a hit",
+                    rate,
+                    shipped.max_error_rate,
+                )
+        return max(threshold, self.settings.similarity_threshold)
 
     async def _load(self, engine: Engine) -> Mark | None:
         """Fill the index with what is stored; None while the database can't be asked."""
@@ -398,8 +436,6 @@ class SemanticCache:
 
     async def _reembed(self, engine: Engine) -> bool:
         """Embed some of what another model embedded; return whether there may be more."""
-        from novellus_lab.cache.semantic.pgvector import Embedding
-
         old = await self._store.to_reembed(engine.embedder.name, _REEMBED_BATCH)
         if not old:
             return False
@@ -414,8 +450,6 @@ class SemanticCache:
         return True
 
     async def _store_waiting(self) -> None:
-        from novellus_lab.cache.semantic.pgvector import Embedding
-
         try:
             while self._unstored:
                 engine = await self.engine()

@@ -12,18 +12,32 @@ from novellus_lab.cache.manager import expiry
 from novellus_lab.cache.policy import CachePolicy
 from novellus_lab.cache.values import VALUE_SCOPE, value_entry, value_key, value_of
 from novellus_lab.errors import InvalidRequestError
+from novellus_lab.pipeline.embedding import PURPOSE_TAG
+from novellus_lab.pipeline.judging import (
+    JUDGE_PROMPT,
+    calibrated,
+    judged_pairs,
+    keep_judgement,
+    read_verdict,
+    sample_hits,
+    served,
+)
 from novellus_lab.pipeline.log_entries import entries_from_log
 from novellus_lab.pipeline.question import checked_tags
+from novellus_lab.pipeline.request import Request
 from novellus_lab.types import CacheOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import timedelta
     from pathlib import Path
     from uuid import UUID
 
     from novellus_lab.cache.entry import CacheEntry
+    from novellus_lab.cache.semantic.calibration import Calibration
+    from novellus_lab.pipeline.judging import Served, ServedHit
     from novellus_lab.pipeline.runtime import Runtime
+    from novellus_lab.pipeline.semantic import SemanticStats
 
 _ANY = CachePolicy()
 _DEFAULT_TTL_S = 3600
@@ -51,6 +65,8 @@ class CacheStats:
     tiers: tuple[TierState, ...]
     coalesced: int
     """Requests since the lab was opened that shared the provider call of an equal one."""
+    semantic: SemanticStats
+    """What the semantic cache did, and what its index in this process holds."""
 
     def __getitem__(self, tier: str) -> TierState:
         return next(state for state in self.tiers if state.tier == tier)
@@ -91,6 +107,76 @@ class Match:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationResult:
+    """What `lab.cache.calibrate` found. Shows itself as a table; `figure()` draws the curve."""
+
+    calibration: Calibration
+
+    @property
+    def threshold(self) -> float:
+        """Least score of a hit."""
+        return self.calibration.threshold
+
+    @property
+    def bound(self) -> float:
+        """Upper bound of the share of wrong hits."""
+        return self.calibration.bound
+
+    @property
+    def recall(self) -> float:
+        """Share of the pairs that ask the same which are hits."""
+        return self.calibration.recall
+
+    def figure(self) -> Any:
+        """Return the curve of precision and recall over thresholds, with 95% intervals (Plotly).
+
+        Raises:
+            MissingDependencyError: Plotly is not installed.
+        """
+        from novellus_lab.plots.calibration import calibration_figure
+
+        return calibration_figure(self.calibration)
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import table_html
+
+        c = self.calibration
+        rows = [
+            ("threshold", f"{c.threshold:.4f}"),
+            ("wrong hits", f"{c.errors:,} of {c.hits:,}, at most {c.bound:.2%} in truth"),
+            ("recall", f"{c.recall:.1%} of {c.positives:,} pairs that ask the same"),
+            ("pairs", f"{c.pairs:,}"),
+        ]
+        about = (f"bound holds in {c.confidence:.0%} of calibrations", c.embedding_model)
+        return table_html(("calibration", f"error rate {c.max_error_rate:.2%}"), rows, about)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeReport:
+    """What judges said of the hits since a time. Shows itself as a table."""
+
+    served: Served
+
+    @property
+    def bound(self) -> float:
+        """Upper bound of the share of wrong hits, at 95%, however often one looks."""
+        return self.served.judged.upper_bound()
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import table_html
+
+        s = self.served
+        share = "–" if s.hit_share is None else f"{s.hit_share:.1%} of {s.looked_up:,} requests"
+        rows = [
+            ("semantic hits", f"{s.hits:,}, {share}"),
+            ("judged", f"{s.judged.judged:,}"),
+            ("wrong", f"{s.judged.wrong:,}"),
+            ("error rate", f"at most {self.bound:.1%}" if s.judged.judged else "not known"),
+        ]
+        return table_html(("hits", ""), rows, ("95% bound, valid at any time",))
+
+
 class LabCache:
     """The response cache of a lab. Each method has an async twin: `aget`, `aset`, …
 
@@ -102,7 +188,7 @@ class LabCache:
         self._live = live
 
     def __repr__(self) -> str:
-        return "lab.cache: get, set, semantic_search, invalidate, stats, warm, export, restore"
+        return "lab.cache: get, set, semantic_search, invalidate, stats, warm, calibrate, judge, export, restore"
 
     # --- values ------------------------------------------------------------------------------
 
@@ -250,6 +336,85 @@ class LabCache:
         runtime = self._live()
         return runtime.thread.run(_search, runtime, *_checked_search(query, top_k))
 
+    # --- how often it is wrong ---------------------------------------------------------------
+
+    def calibrate(
+        self,
+        pairs: Iterable[Sequence[Any] | Mapping[str, Any]] | None = None,
+        *,
+        since: str | datetime | timedelta = "90d",
+        max_error_rate: float = 0.01,
+        confidence: float = 0.95,
+    ) -> CalibrationResult:
+        """Find the score from which similar questions may share an answer, with a bound that holds.
+
+        Args:
+            pairs: labelled pairs, drawn as those in use will be: `(question, other, same)`, or dicts
+                with these keys (a frame's `.to_dicts()`). None: those that were judged (`judge`).
+            since: where pairs are None, how far back to look for them.
+            max_error_rate: share of hits that may be wrong.
+            confidence: of the bound, over repeated calibrations.
+
+        The threshold is kept in the database and used from now on by every lab whose YAML asks for
+        at least this error rate.
+
+        Raises:
+            InvalidRequestError: too few pairs for such a bound (299 hits, all right, for 1% at 95%),
+                or too many of them wrong.
+            MissingDependencyError: it needs `novellus_lab[semantic]`.
+        """
+        runtime = self._live()
+        given = None if pairs is None else [_pair(n, pair) for n, pair in enumerate(pairs)]
+        return runtime.thread.run(
+            _calibrate, runtime, given, _since(since), max_error_rate, confidence
+        )
+
+    def judge(
+        self,
+        sample: int = 50,
+        *,
+        by: str | Callable[[str, str, str], bool],
+        since: str | datetime | timedelta = "7d",
+        progress: bool | None = None,
+    ) -> JudgeReport:
+        """Judge a random sample of the semantic hits that were served, and tell what that bounds.
+
+        Args:
+            sample: how many to judge, of those that nobody has judged yet.
+            by: a model's id, which is asked whether the answer fits; or a function of question,
+                source question and answer that says so (`lab.widgets.judge_hits` asks a person).
+            since: how far back to look.
+            progress: show a bar; default: in a notebook or terminal.
+
+        The bound is anytime-valid: judge some, look, judge more, and stop when you like. It holds for
+        the hits of this time, at the share of requests that it names. Judges' calls are in the log,
+        with the tag `novellus.purpose`.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            StoreUnavailableError: the database does not answer.
+            ProviderError: the judge could not be asked.
+        """
+        if isinstance(sample, bool) or not isinstance(sample, int) or not 1 <= sample <= 10_000:
+            raise InvalidRequestError(f"sample must be a whole number from 1, not {sample!r:.80}")
+        from novellus_lab.display import steps
+
+        runtime, start = self._live(), _since(since)
+        runtime.flush(10.0)
+        hits = runtime.thread.run(sample_hits, runtime.conninfo, start, sample)
+        name = by if isinstance(by, str) else getattr(by, "__qualname__", "a function")
+        with steps(len(hits), progress, "judging hits") as step:
+            for hit in hits:
+                if isinstance(by, str):
+                    said = runtime.thread.run(_ask_judge, runtime, by, hit)
+                else:
+                    said = (bool(by(hit.question, hit.source, hit.answer)), None)
+                if said is not None:
+                    fits, why = said
+                    runtime.thread.run(_keep, runtime, hit, name, fits, why)
+                step()
+        return JudgeReport(runtime.thread.run(served, runtime.conninfo, start))
+
     # --- filling -----------------------------------------------------------------------------
 
     async def awarm(
@@ -391,7 +556,19 @@ async def _stats(runtime: Runtime) -> CacheStats:
             "away" if size is None else "",
         )
     )
-    return CacheStats(tuple(tiers), cache.served[CacheOutcome.COALESCED])
+    semantic = runtime.caching.semantic.stats()
+    if semantic.looked_up:
+        tiers.append(
+            TierState(
+                "semantic",
+                semantic.entries,
+                semantic.size_bytes,
+                semantic.hits,
+                0,
+                f"{semantic.looked_up:,} looked up, {semantic.by_encoder:,} by the encoder",
+            )
+        )
+    return CacheStats(tuple(tiers), cache.served[CacheOutcome.COALESCED], semantic)
 
 
 async def _warm(runtime: Runtime, since: datetime, ttl_s: float | None) -> int:
@@ -427,6 +604,44 @@ async def _take(runtime: Runtime, entries: list[CacheEntry]) -> int:
     return taken
 
 
+async def _calibrate(
+    runtime: Runtime,
+    pairs: list[tuple[str, str, bool]] | None,
+    since: datetime,
+    max_error_rate: float,
+    confidence: float,
+) -> CalibrationResult:
+    engine = await runtime.caching.semantic.engine()
+    if pairs is None:
+        pairs = await judged_pairs(runtime.conninfo, since)
+    least = runtime.settings.cache.semantic_cache.similarity_threshold
+    found = await calibrated(
+        runtime.conninfo, engine, pairs, max_error_rate, confidence, least=least
+    )
+    return CalibrationResult(found)
+
+
+async def _ask_judge(
+    runtime: Runtime, model_id: str, hit: ServedHit
+) -> tuple[bool, str | None] | None:
+    prompt = JUDGE_PROMPT.format(question=hit.question, source=hit.source, answer=hit.answer)
+    arguments = {
+        "model_id": model_id,
+        "temperature": 0.0,
+        "tags": {PURPOSE_TAG: "judge a semantic hit"},
+        "use_semantic_cache": False,
+    }
+    started = time.perf_counter()
+    prepared = runtime.intake.prepare(prompt, arguments, started, stream=False)
+    request = Request.of(prepared.question, started)
+    answer = await runtime.pipeline.answer(request, prepared.plan)
+    return read_verdict(answer.content)
+
+
+async def _keep(runtime: Runtime, hit: ServedHit, by: str, fits: bool, why: str | None) -> None:
+    await keep_judgement(runtime.conninfo, hit, by, fits=fits, why=why)
+
+
 # --- arguments ---------------------------------------------------------------------------------
 
 
@@ -435,6 +650,21 @@ def _value(key: str, value: Any, ttl: float | None, tags: Mapping[str, Any] | No
         CachePolicy.parse({"ttl": ttl})
     labels = {} if tags is None else checked_tags(tags)
     return value_entry(key, value, expiry(time.time(), ttl), labels)
+
+
+def _pair(number: int, given: Any) -> tuple[str, str, bool]:
+    if isinstance(given, dict):
+        given = tuple(given.get(name) for name in ("question", "other", "same"))
+    try:
+        question, other, same = given
+    except (TypeError, ValueError):
+        question = other = same = None
+    if not isinstance(question, str) or not isinstance(other, str) or same not in (0, 1):
+        raise InvalidRequestError(
+            f"pairs[{number}] must be (question, other, same), two texts and True or False, not "
+            f"{given!r:.120}"
+        )
+    return question, other, bool(same)
 
 
 def _checked_search(query: str, top_k: int) -> tuple[str, int]:

@@ -308,6 +308,8 @@ class SemanticStore:
         ordered = sorted(embeddings, key=lambda embedding: embedding.key)
         keys = [embedding.key for embedding in ordered]
         async with self._writer.use() as connection:
+            # Before the update: an entry that comes in between is reported as missing, and tried again.
+            found = await (await connection.execute(_THERE, [keys], binary=True)).fetchall()
             async with connection.cursor() as cursor, connection.transaction():
                 await cursor.executemany(
                     _STORE,
@@ -321,7 +323,6 @@ class SemanticStore:
                         for embedding in ordered
                     ],
                 )
-            found = await (await connection.execute(_THERE, [keys], binary=True)).fetchall()
         there = {bytes(row[0]) for row in found}
         return [key for key in keys if key not in there]
 
