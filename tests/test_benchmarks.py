@@ -18,6 +18,7 @@ from benchmarks.speed.figures import TINY
         pytest.param("calls", marks=pytest.mark.long),
         "cache",
         "log",
+        "semantic",
     ],
 )
 def test_the_benchmark_measures_and_prints_its_tables(part: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.speed import cache, calls, imports, log
+from benchmarks.speed import cache, calls, imports, log, semantic
 from benchmarks.speed.figures import TINY, Effort, Row, Section
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ PARTS = {
     "calls": calls.measure,
     "cache": cache.measure,
     "log": log.measure,
+    "semantic": semantic.measure,
 }
 
 

@@ -119,9 +119,7 @@ def _from_postgres(effort: Effort, lab: Lab, conninfo: str) -> Section:
     prompts = [f"{ASKED['messages'][1]['content']} No. {n}" for n in range(effort.shared_hits)]
     lab.batch(prompts, model_id=MODEL, progress=False)
     lab.flush(timeout=60.0)
-    memory = (
-        lab._runtime.cache.memory if hasattr(lab, "_runtime") else lab._held.runtime.cache.memory
-    )
+    memory = lab._live().caching.responses.memory
 
     def hits() -> float:
         memory.clear()

@@ -30,9 +30,12 @@ class Effort:
     log_rounds: int = 4
     log_rows: int = 20_000
     memory_rows: int = 100_000
+    semantic_entries: int = 100_000
+    semantic_hits: int = 2_000
+    encoded: int = 400
 
 
-TINY = Effort(2, 2, 3, 6, 3, 2, 30, 5, 2, 40, 200)
+TINY = Effort(2, 2, 3, 6, 3, 2, 30, 5, 2, 40, 200, 100, 10, 20)
 """Enough to see that the benchmark works; its figures mean nothing."""
 
 

@@ -176,7 +176,13 @@ class SemanticCache:
         if not self.wanted(question):
             return None
         scope = self._scope(question, plan)
-        return await self.find_like(scope, question.last_user_text, question.cache_policy)
+        try:
+            return await self.find_like(scope, question.last_user_text, question.cache_policy)
+        except NovellusError as error:  # an embedding model that can't be reached
+            logger.warning("a similar question could not be looked for: %s", error)
+        except Exception:
+            logger.exception("the semantic cache met a defect, the call goes on without it")
+        return None
 
     def learn(self, question: Question, plan: Plan, entry: CacheEntry) -> None:
         """Let an entry that was just made answer similar questions from now on."""
@@ -355,6 +361,11 @@ class SemanticCache:
             if not self._said_away:
                 self._said_away = True
                 logger.warning("the semantic cache can't be opened, calls go on without: %s", error)
+            return None
+        except Exception:
+            if not self._said_away:
+                self._said_away = True
+                logger.exception("the semantic cache met a defect, calls go on without it")
             return None
 
     async def _open(self) -> Engine:
