@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from novellus_lab.cache.semantic.calibration import Calibration, JudgedHits, calibrate
+from novellus_lab.cache.semantic.verifier import Verdict
 from novellus_lab.errors import StoreUnavailableError
 from novellus_lab.store.database import cause
 from novellus_lab.store.storable import storable_text
@@ -103,22 +104,16 @@ class Served:
         return self.hits / self.looked_up if self.looked_up else None
 
 
-async def scores(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """Return the verifier's score of each pair of questions; 0 where a guard stands against it."""
-    from novellus_lab.cache.semantic.verifier import Verdict
-
-    found = []
-    for question, other in pairs:
-        vectors = engine.static.embed([question, other])
-        first = engine.verifier.compare(question, other, float(vectors[0] @ vectors[1]))
-        if not isinstance(first, Verdict):
-            if engine.encoder is None:
-                found.append(0.0)
-                continue
-            a, b = await engine.encoder.embed([question, other])
-            first = engine.verifier.decide(first, float(a @ b))
-        found.append(first.score)
-    return found
+async def verdict_of(engine: Engine, question: str, other: str) -> Verdict:
+    """Return what the verifier says of two questions."""
+    vectors = engine.static.embed([question, other])
+    first = engine.verifier.compare(question, other, float(vectors[0] @ vectors[1]))
+    if isinstance(first, Verdict):
+        return first
+    if engine.encoder is None:
+        return engine.verifier.verify(question, other, first.similarity)
+    a, b = await engine.encoder.embed([question, other])
+    return engine.verifier.decide(first, float(a @ b))
 
 
 async def calibrated(
@@ -140,7 +135,7 @@ async def calibrated(
         StoreUnavailableError: it can't be kept.
     """
     found = calibrate(
-        await scores(engine, [(a, b) for a, b, _ in pairs]),
+        [(await verdict_of(engine, a, b)).score for a, b, _ in pairs],
         [same for _, _, same in pairs],
         max_error_rate,
         confidence,

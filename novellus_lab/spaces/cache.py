@@ -21,6 +21,7 @@ from novellus_lab.pipeline.judging import (
     read_verdict,
     sample_hits,
     served,
+    verdict_of,
 )
 from novellus_lab.pipeline.log_entries import entries_from_log
 from novellus_lab.pipeline.question import checked_tags
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from novellus_lab.cache.entry import CacheEntry
     from novellus_lab.cache.semantic.calibration import Calibration
+    from novellus_lab.cache.semantic.verifier import Verdict
     from novellus_lab.pipeline.judging import Served, ServedHit
     from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.pipeline.semantic import SemanticStats
@@ -105,6 +107,29 @@ class Match:
 
     def to_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How two questions stand to each other. Shows itself as a table."""
+
+    question: str
+    other: str
+    verdict: Verdict
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import table_html
+
+        v = self.verdict
+        rows = [
+            ("question", self.question),
+            ("other", self.other),
+            ("one answer for both", "yes" if v.accepted else "no"),
+            ("score", f"{v.score:.4f}"),
+            ("decided by", v.path),
+            ("why", "; ".join(v.reasons)),
+        ]
+        return table_html(("", ""), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +360,15 @@ class LabCache:
         """
         runtime = self._live()
         return runtime.thread.run(_search, runtime, *_checked_search(query, top_k))
+
+    def explain(self, question: str, other: str) -> Explanation:
+        """Return whether the answer to one question would serve another, and why. Asks no model.
+
+        Raises:
+            MissingDependencyError: it needs `novellus_lab[semantic]`.
+        """
+        runtime = self._live()
+        return runtime.thread.run(_explain, runtime, question, other)
 
     # --- how often it is wrong ---------------------------------------------------------------
 
@@ -602,6 +636,11 @@ async def _take(runtime: Runtime, entries: list[CacheEntry]) -> int:
             cache.put(entry, None)
             taken += 1
     return taken
+
+
+async def _explain(runtime: Runtime, question: str, other: str) -> Explanation:
+    engine = await runtime.caching.semantic.engine()
+    return Explanation(question, other, await verdict_of(engine, question, other))
 
 
 async def _calibrate(
