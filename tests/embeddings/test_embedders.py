@@ -71,7 +71,10 @@ def test_static_vectors_are_those_of_the_models_own_library(static):
     reference = wordllama.WordLlama.load(
         cache_dir=Path(wordllama.__file__).parent, disable_download=True
     )
-    texts = [text.lower() for text in PYTHON] + ["ein paar wörter, 42 €", "日本語", "x"]
+    texts = [text.lower() for text in PYTHON] + [
+        "ein paar wörter, 42 €", "日本語のテキスト and words", "x", "🙂 emoji", "y" * 200 + " z",
+        "def f(x): return x**2 # naïve", "https://example.org/a?b=c&d=%20 -- why?",
+    ]  # fmt: skip
     assert static.embed(texts) == pytest.approx(reference.embed(texts, norm=True), abs=1e-5)
 
 
