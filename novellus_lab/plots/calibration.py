@@ -63,11 +63,8 @@ def calibration_figure(calibration: Calibration) -> plotly.Figure:
         go.Scatter(
             x=[calibration.recall],
             y=[chosen],
-            mode="markers+text",
+            mode="markers",
             marker={"color": COLOURS[1], "size": 11},
-            text=[f"threshold {calibration.threshold:.3f}"],
-            textposition="bottom center",
-            textfont={"color": COLOURS[1]},
             hoverinfo="skip",
             showlegend=False,
         )
@@ -77,8 +74,18 @@ def calibration_figure(calibration: Calibration) -> plotly.Figure:
         y=1 - calibration.max_error_rate,
         line={"dash": "dot", "color": COLOURS[6], "width": 1},
         annotation={"text": f"{calibration.max_error_rate:.1%} wrong", "font": {"size": 11}},
+        annotation_position="bottom left",
+    )
+    drawn.add_annotation(
+        x=calibration.recall,
+        y=chosen,
+        text=f"threshold {calibration.threshold:.3f}",
+        font={"color": COLOURS[1]},
+        arrowcolor=COLOURS[1],
+        ax=-70,
+        ay=60,
     )
     drawn.update_layout(hovermode="closest")
-    drawn.update_yaxes(tickformat=".0%", range=[max(0.0, lowest - 0.02), 1.005])
-    drawn.update_xaxes(tickformat=".0%", rangemode="tozero")
+    drawn.update_yaxes(tickformat=".0%", range=[max(0.0, lowest - 0.02), 1.02])
+    drawn.update_xaxes(tickformat=".0%", range=[0, 1.03])
     return drawn

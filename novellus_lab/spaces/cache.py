@@ -153,6 +153,13 @@ class CalibrationResult:
         """Share of the pairs that ask the same which are hits."""
         return self.calibration.recall
 
+    def __repr__(self) -> str:
+        c = self.calibration
+        return (
+            f"CalibrationResult(threshold={c.threshold:.4f}, {c.errors} of {c.hits:,} hits wrong, at "
+            f"most {c.bound:.2%} in truth, recall {c.recall:.1%} of {c.positives:,})"
+        )
+
     def figure(self) -> Any:
         """Return the curve of precision and recall over thresholds, with 95% intervals (Plotly).
 
@@ -200,6 +207,19 @@ class JudgeReport:
             ("error rate", f"at most {self.bound:.1%}" if s.judged.judged else "not known"),
         ]
         return table_html(("hits", ""), rows, ("95% bound, valid at any time",))
+
+
+class Matches(list[Match]):
+    """What a search found, nearest first. Shows itself as a table."""
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import table_html
+
+        rows = [
+            (f"{m.similarity:.3f}", m.prompt or "", str(m.value)[:160], m.model or "a kept value")
+            for m in self
+        ]
+        return table_html(("similarity", "question", "answer", "model"), rows)
 
 
 class LabCache:
@@ -342,12 +362,12 @@ class LabCache:
         runtime = self._live()
         return runtime.thread.run(_stats, runtime)
 
-    async def asemantic_search(self, query: str, top_k: int = 5) -> list[Match]:
+    async def asemantic_search(self, query: str, top_k: int = 5) -> Matches:
         """Search kept questions: the async twin of `semantic_search`."""
         runtime = self._live()
         return await runtime.thread.arun(_search, runtime, *_checked_search(query, top_k))
 
-    def semantic_search(self, query: str, top_k: int = 5) -> list[Match]:
+    def semantic_search(self, query: str, top_k: int = 5) -> Matches:
         """Return the kept questions (and keys of values) that are most like a text, nearest first.
 
         Those of calls with `use_semantic_cache` and of `set(…, generate_embedding=True)` are
@@ -529,14 +549,14 @@ async def _set(runtime: Runtime, entry: CacheEntry, embedded: str | None) -> Non
         runtime.caching.semantic.learn_text(entry.key, VALUE_SCOPE, embedded)
 
 
-async def _search(runtime: Runtime, query: str, top_k: int) -> list[Match]:
+async def _search(runtime: Runtime, query: str, top_k: int) -> Matches:
     semantic = runtime.caching.semantic
     engine = await semantic.engine()
     await runtime.caching.flush(5.0)
     vector = (await engine.embedder.embed([query]))[0]
     near = await semantic.store.nearest(None, vector, engine.embedder.name, top_k)
     known = await runtime.caching.responses.get_many([n.key for n in near], _ANY)
-    return [
+    return Matches(
         Match(
             prompt=neighbour.prompt,
             value=value_of(entry),
@@ -547,7 +567,7 @@ async def _search(runtime: Runtime, query: str, top_k: int) -> list[Match]:
         )
         for neighbour in near
         if (entry := known[neighbour.key][0] if neighbour.key in known else None) is not None
-    ]
+    )
 
 
 async def _invalidate(
