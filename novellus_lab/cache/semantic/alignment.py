@@ -1,0 +1,212 @@
+"""Which words of one question say what words of the other say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from novellus_lab.cache.semantic import lexicon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from novellus_lab.cache.semantic.reading import Reading
+
+    Encoder: TypeAlias = Callable[[Sequence[str]], NDArray[np.float32]]
+
+COVERED = 0.5
+"""Cosine of two words' static vectors from which one may stand for the other: "sofa" and "couch"
+have 0.51, "France" and "Germany" 0.09, "increase" and "decrease" 0.08."""
+_MAX_WORDS = 20_000
+_MAX_PAIRS = 200_000
+
+
+class WordSimilarity:
+    """Cosine of two words' static vectors. Remembers words and pairs; thread-safe by the GIL's grace
+    on single dictionary operations: at worst a pair is computed twice.
+
+    Args:
+        word_vectors: turns words into unit vectors, one row each.
+    """
+
+    def __init__(self, word_vectors: Encoder) -> None:
+        self._word_vectors = word_vectors
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+        self._pairs: dict[tuple[str, str], float] = {}
+
+    def __call__(self, one: str, other: str) -> float:
+        key = (one, other) if one < other else (other, one)
+        known = self._pairs.get(key)
+        if known is None:
+            if len(self._pairs) >= _MAX_PAIRS:
+                self._pairs.clear()
+            known = self._pairs[key] = float(self._vector(one) @ self._vector(other))
+        return known
+
+    def _vector(self, word: str) -> NDArray[np.float32]:
+        vector = self._vectors.get(word)
+        if vector is None:
+            if len(self._vectors) >= _MAX_WORDS:
+                self._vectors.clear()
+            vector = self._vectors[word] = self._word_vectors((word,))[0]
+        return vector
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """How the content words of two questions, a and b, match.
+
+    Indices are positions in `Reading.content`.
+    """
+
+    same: tuple[tuple[int, int], ...]
+    """Pairs that are forms of the same word, sorted by a."""
+    left_a: tuple[int, ...]
+    left_b: tuple[int, ...]
+    """Words that have no such partner."""
+    best_a: tuple[float, ...]
+    best_b: tuple[float, ...]
+    """For each word the cosine with its nearest word of the other question; 1 for a partner."""
+
+    @property
+    def inversions(self) -> int:
+        """Pairs of matched words that stand in the other order."""
+        order = [j for _, j in self.same]
+        return sum(1 for i, first in enumerate(order) for later in order[i + 1 :] if later < first)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two questions and how their words match: what guards and features look at."""
+
+    a: Reading
+    b: Reading
+    aligned: Alignment
+    similarity: WordSimilarity
+    lost_a: tuple[str, ...]
+    lost_b: tuple[str, ...]
+    """Words of weight that nothing in the other question stands for."""
+    frame: float
+    """Share of words that both have, those lost left out: 1 where nothing else differs."""
+
+    @property
+    def same_form(self) -> bool:
+        """Whether both are one question but for the form in which it is asked."""
+        a, b = self.a, self.b
+        return (
+            a.kind == b.kind != ""
+            and a.stems == b.stems
+            and bool(a.names or len(a.stems) > 1)
+            and (set(a.words) ^ set(b.words)).difference(a.content, b.content)
+            <= lexicon.FORM_WORDS | lexicon.CLASS_NOUNS
+        )
+
+
+def pair_up(a: Reading, b: Reading, similarity: WordSimilarity) -> Pair:
+    """Match the words of two questions."""
+    aligned = align(a, b, similarity)
+    lost_a = _lost(a, aligned.left_a, aligned.best_a)
+    lost_b = _lost(b, aligned.left_b, aligned.best_b)
+    frame_a, frame_b = set(a.words).difference(lost_a), set(b.words).difference(lost_b)
+    union = len(frame_a | frame_b)
+    return Pair(
+        a=a,
+        b=b,
+        aligned=aligned,
+        similarity=similarity,
+        lost_a=lost_a,
+        lost_b=lost_b,
+        frame=len(frame_a & frame_b) / union if union else 1.0,
+    )
+
+
+def _lost(reading: Reading, left: tuple[int, ...], best: tuple[float, ...]) -> tuple[str, ...]:
+    return tuple(
+        reading.content[i]
+        for i in left
+        if best[i] < COVERED and reading.content[i] not in lexicon.WEAK_WORDS
+    )
+
+
+def align(a: Reading, b: Reading, similarity: WordSimilarity) -> Alignment:
+    """Match the words of two questions: the same stem first, the rest by their vectors."""
+    places: dict[str, list[int]] = {}
+    for j, stem in enumerate(b.stems):
+        places.setdefault(stem, []).append(j)
+    same: list[tuple[int, int]] = []
+    left_a: list[int] = []
+    taken: set[int] = set()
+    for i, stem in enumerate(a.stems):
+        free = places.get(stem)
+        if free:
+            j = free.pop(0)
+            same.append((i, j))
+            taken.add(j)
+        else:
+            left_a.append(i)
+    left_b = [j for j in range(len(b.stems)) if j not in taken]
+    best_a = [1.0] * len(a.stems)
+    best_b = [1.0] * len(b.stems)
+    for i in left_a:
+        best_a[i] = _best(a.content[i], b, similarity)
+    for j in left_b:
+        best_b[j] = _best(b.content[j], a, similarity)
+    if left_a and left_b:
+        _join_compounds(a, b, left_a, left_b, best_a, best_b)
+    return Alignment(
+        same=tuple(same),
+        left_a=tuple(left_a),
+        left_b=tuple(left_b),
+        best_a=tuple(best_a),
+        best_b=tuple(best_b),
+    )
+
+
+def opposites(one: str, other: str) -> bool:
+    """Whether two stems or words are a known pair of opposites, or one negates the other by a prefix."""
+    if frozenset((one, other)) in _OPPOSITE_STEMS:
+        return True
+    short, long = (one, other) if len(one) < len(other) else (other, one)
+    return len(short) > 3 and long.endswith(short) and long[: -len(short)] in _PREFIXES
+
+
+def _best(word: str, other: Reading, similarity: WordSimilarity) -> float:
+    best = 0.0
+    for candidate in other.content:
+        cosine = similarity(word, candidate)
+        if cosine > best:
+            best = cosine
+    return best
+
+
+def _join_compounds(
+    a: Reading,
+    b: Reading,
+    left_a: list[int],
+    left_b: list[int],
+    best_a: list[float],
+    best_b: list[float],
+) -> None:
+    """Let "data set" match "dataset"."""
+    for one, other, left_other, best_one, best_other in (
+        (a, b, left_b, best_a, best_b),
+        (b, a, left_a, best_b, best_a),
+    ):
+        whole = {other.content[j]: j for j in left_other}
+        for i in range(len(one.content) - 1):
+            j = whole.get(one.content[i] + one.content[i + 1])
+            if j is not None:
+                best_one[i] = best_one[i + 1] = best_other[j] = 1.0
+
+
+def _stems(pair: frozenset[str]) -> frozenset[str]:
+    from novellus_lab.cache.semantic.reading import stem
+
+    return frozenset(stem(word) for word in pair)
+
+
+_OPPOSITE_STEMS = frozenset(_stems(pair) for pair in lexicon.OPPOSITES)
+_PREFIXES = frozenset(lexicon.NEGATIVE_PREFIXES)
