@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from novellus_lab.integration import AIModelManager, ai_complete, shared_lab
+from novellus_lab.integration import AIModelManager, CacheManager, ai_complete, shared_lab
 from novellus_lab.providers.replay_data import recorded_prompts
 
 FIRST, SECOND, THIRD = recorded_prompts(3)
@@ -48,6 +48,22 @@ async def with_caching() -> None:
         print(f"{cache:>6}: {ms:8.2f} ms, ${response['cost']:.6f}")
 
 
+async def with_semantic_caching() -> None:
+    title("A similar question: the answer to another may do, if it means the same")
+    for prompt in ("What is Python?", "Tell me about Python programming", "What is Java?"):
+        response = await ai_complete(prompt=prompt, use_cache=True, use_semantic_cache=True)
+        cache, source = response["cache"], response["cache_source_prompt"]
+        print(f"{prompt:<34} {cache:<9} {'as ' + repr(source) if source else ''}")
+
+
+async def semantic_search() -> None:
+    title("Search in what was asked")
+    cache_manager = CacheManager()
+    results = await cache_manager.semantic_search(query="programming languages", top_k=5)
+    for result in results:
+        print(f"{result['similarity']:6.3f}  {result['prompt']}")
+
+
 async def load_balancing_strategies() -> None:
     title("Load balancing strategies")
     manager = AIModelManager()
@@ -63,7 +79,7 @@ def what_was_logged() -> None:
     title("What it left in ai_requests")
     lab = shared_lab()
     log = lab.requests("1h")
-    for row in log.reverse().tail(7).iter_rows(named=True):
+    for row in log.reverse().tail(10).iter_rows(named=True):
         print(
             f"{row['created_at']:%H:%M:%S}  {row['model']:<30}{row['strategy'] or '-':<16}"
             f"{row['cache']:<8}{row['latency_ms']:9.2f} ms  ${row['cost_usd']:.6f}"
@@ -75,6 +91,8 @@ async def main() -> None:
     model_id = await basic_completion()
     await chat_conversation(model_id)
     await with_caching()
+    await with_semantic_caching()
+    await semantic_search()
     await load_balancing_strategies()
     what_was_logged()
 

@@ -77,6 +77,20 @@ def test_the_quickstart_shows_answers_a_hit_and_a_failover_and_their_rows(tmp_pa
         remove_state(tmp_path / ".novellus")
 
 
+def test_the_caching_notebook_shows_hits_calibration_and_their_rows(tmp_path: Path) -> None:
+    try:
+        notebook = run(ROOT / "notebooks" / "02_caching.ipynb", tmp_path)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+        shown = "\n".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
+        assert "semantic cache hit" in shown
+        assert "bound holds in 95% of calibrations" in shown
+        assert any("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs)
+        log = rows(tmp_path / ".novellus", "SELECT * FROM ai_requests")
+        assert {"miss", "memory", "semantic"} <= {row["cache"] for row in log}
+    finally:
+        remove_state(tmp_path / ".novellus")
+
+
 def test_the_example_runs_the_basic_chat_and_cache_calls(tmp_path: Path) -> None:
     try:
         done = subprocess.run(
@@ -91,7 +105,10 @@ def test_the_example_runs_the_basic_chat_and_cache_calls(tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
         for told in ("Model used: replay/", "Cost: $0.0", "memory:", "cost_optimized:"):
             assert told in done.stdout
+        similar = [line for line in done.stdout.splitlines() if " semantic " in line]
+        assert len(similar) == 1
+        assert similar[0].startswith("Tell me about Python programming")
         (row,) = rows(tmp_path / ".novellus", "SELECT count(*) AS n FROM ai_requests")
-        assert row["n"] == 7
+        assert row["n"] == 10
     finally:
         remove_state(tmp_path / ".novellus")
