@@ -245,7 +245,13 @@ class Attempts:
         # Of a recording, what was drawn: how much of it was waited for says nothing of the model.
         drawn_ms = reply.simulated_latency_ms if isinstance(reply, Reply) else None
         latency_ms = done.latency_ms if drawn_ms is None else drawn_ms
-        self._latencies.observe(model.id, latency_ms, heard.ttft_ms)
+        self._latencies.observe(
+            model.id,
+            latency_ms,
+            heard.ttft_ms,
+            input_tokens=reply.usage.input_tokens,
+            output_tokens=reply.usage.output_tokens,
+        )
         return reply
 
     def _price(

@@ -8,7 +8,7 @@ from math import isinf
 from typing import TYPE_CHECKING
 
 from novellus_lab.errors import ContextWindowExceededError, NoModelAvailableError
-from novellus_lab.routing.rules import first_match
+from novellus_lab.routing.rules import failing, first_match
 from novellus_lab.routing.strategies import Option
 from novellus_lab.types import Candidate
 
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 
     from novellus_lab.pipeline.admission import Admission
     from novellus_lab.pipeline.catalog import Catalog, Model
+    from novellus_lab.pipeline.observing import Observed
     from novellus_lab.pipeline.question import Question
     from novellus_lab.pricing import PriceBook
-    from novellus_lab.routing.latency import LatencyTracker
+    from novellus_lab.routing.answer_length import ExpectedUsage
+    from novellus_lab.routing.latency import Forecast
     from novellus_lab.settings import RuleSettings
 
     WhyNot = Callable[[Model], str | None]
-
-_EXPECTED_OUTPUT_TOKENS = 256
-"""Assumed length of an answer when costs are compared beforehand and nothing better is known."""
 
 _CONTEXT_SLACK = 1.25
 """Token counts made without the model's own tokenizer are estimates: only what is surely too long
@@ -41,14 +40,19 @@ class Candidates:
         catalog: Catalog,
         rules: Sequence[RuleSettings],
         prices: PriceBook,
-        latencies: LatencyTracker,
+        observed: Observed,
         admission: Admission,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._admission = admission
         self._catalog = catalog
         self._rules = rules
         self._prices = prices
-        self._latencies = latencies
+        self._observed = observed
+        self._clock = clock
+        self._options: dict[str, Option] = {}
+        self.change_with_time = any(rule.conditions.depends_on_time for rule in rules)
+        """Whether another rule may decide for the same question in an hour."""
 
     def named(self, model_id: str) -> Model:
         """Return the model that a call asks for by name.
@@ -67,7 +71,10 @@ class Candidates:
         Raises:
             NoModelAvailableError: there are none.
         """
-        rule = first_match(self._rules, question) if self._rules else None
+        rule: RuleSettings | None = None
+        if self._rules:
+            now = self._clock() if self.change_with_time else None
+            rule = first_match(self._rules, question, now)
         if rule is None or not rule.model_pool:
             models = self._catalog.chat_pool
             if not models:
@@ -102,6 +109,7 @@ class Candidates:
             ContextWindowExceededError: the prompt is too long for all of them.
             NoModelAvailableError: none is left, for whatever reasons.
         """
+        estimates = self.estimates(question)
         kept = _keep(list(models), dropped, lambda m: _too_long(question, m))
         if not kept:
             raise _too_long_for_all(models, question.input_tokens)
@@ -109,7 +117,7 @@ class Candidates:
             kept = _keep(kept, dropped, lambda m: _lacks(m, needs))
         if rule is not None and rule.conditions.max_cost_usd is not None:
             most_usd = rule.conditions.max_cost_usd
-            kept = _keep(kept, dropped, lambda m: self._too_dear(question, m, most_usd))
+            kept = _keep(kept, dropped, lambda m: _too_dear(estimates, m, most_usd))
         if not kept:
             told = "; ".join(f"{c.model_id}: {c.dropped}" for c in dropped)
             decided = "" if rule is None else f" by rule {rule.name!r}"
@@ -117,7 +125,7 @@ class Candidates:
         if rule is not None and rule.conditions.max_latency_ms is not None:
             most_ms = rule.conditions.max_latency_ms
             too_slow: list[Candidate] = []
-            quick = _keep(kept, too_slow, lambda m: self._too_slow(question, m, most_ms))
+            quick = _keep(kept, too_slow, lambda m: _too_slow(estimates, m, most_ms))
             if quick:
                 dropped += too_slow
                 kept = quick
@@ -152,43 +160,107 @@ class Candidates:
                 return reason
         return None
 
-    def option(self, model: Model, question: Question) -> Option:
-        """Return what strategies decide by."""
-        return Option(
-            model.id,
-            weight=model.weight,
-            priority=model.settings.priority,
-            expected_cost_usd=lambda: self._expected_cost_usd(question, model),
+    def option(self, model: Model) -> Option:
+        """Return what the configuration tells strategies of a model."""
+        option = self._options.get(model.id)
+        if option is None:
+            entry = model.settings
+            option = self._options[model.id] = Option(
+                model.id,
+                weight=model.weight,
+                priority=entry.priority,
+                provider=model.provider,
+                capabilities=entry.capabilities,
+                context_window=entry.context_window,
+                concurrent=entry.concurrent,
+            )
+        return option
+
+    def estimates(self, question: Question) -> QuestionEstimates:
+        """Return what this question is expected to come to with each model."""
+        return QuestionEstimates(question, self._catalog, self._prices, self._observed)
+
+    def rules(self, question: Question) -> list[tuple[RuleSettings, str | None]]:
+        """Return the rules in order, each with the condition that does not hold, if one does not."""
+        now = self._clock()
+        return [(rule, failing(rule.conditions, question, now)) for rule in self._rules]
+
+
+class QuestionEstimates:
+    """`routing.strategies.Estimates` of one question."""
+
+    __slots__ = ("_catalog", "_observed", "_prices", "_question")
+
+    def __init__(
+        self, question: Question, catalog: Catalog, prices: PriceBook, observed: Observed
+    ) -> None:
+        self._question = question
+        self._catalog = catalog
+        self._prices = prices
+        self._observed = observed
+
+    def usage(self, model_id: str) -> ExpectedUsage:
+        """Return how long the answer will be, and how much of the prompt the provider has cached."""
+        question, entry = self._question, self._catalog.get(model_id).settings
+        return self._observed.lengths.expected(
+            model_id,
+            input_tokens=question.input_tokens,
+            tags=question.tags,
+            max_tokens=question.params.get("max_tokens", entry.max_tokens),
         )
 
-    def _too_dear(self, question: Question, model: Model, most_usd: Decimal) -> str | None:
-        cost_usd = self._expected_cost_usd(question, model)
-        if cost_usd is None:
-            return f"its price is unknown, and the rule allows ${most_usd:f}"
-        if cost_usd > most_usd:
-            return f"its expected cost of ${cost_usd:f} exceeds the rule's ${most_usd:f}"
-        return None
+    def expected_output_tokens(self, model_id: str) -> int:
+        return self.usage(model_id).output_tokens
 
-    def _too_slow(self, question: Question, model: Model, most_ms: float) -> str | None:
-        """By what this process saw lately; a model that it has not seen gets its chance."""
-        recent = self._latencies.ttft_ms if question.stream else self._latencies.latency_ms
-        latency_ms = recent(model.id)
-        if latency_ms is None or latency_ms <= most_ms:
-            return None
-        return f"its recent latency of {latency_ms:,.0f} ms exceeds the rule's {most_ms:,.0f} ms"
-
-    def _expected_cost_usd(self, question: Question, model: Model) -> Decimal | None:
-        asked = question.params.get("max_tokens", model.settings.max_tokens)
+    def expected_cost_usd(self, model_id: str) -> Decimal | None:
+        model, usage = self._catalog.get(model_id), self.usage(model_id)
+        input_tokens = self._question.input_tokens
         return self._prices.estimate(
             provider=model.provider,
             model=model.name,
-            input_tokens=question.input_tokens,
-            output_tokens=min(asked or _EXPECTED_OUTPUT_TOKENS, _EXPECTED_OUTPUT_TOKENS),
+            input_tokens=input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_input_tokens=int(input_tokens * usage.cached_share),
             at=datetime.now(UTC),
             configured=model.prices,
             base_model=model.settings.base_model,
             base_url=model.config.base_url,
         )
+
+    def forecast(self, model_id: str) -> Forecast:
+        question = self._question
+        return self._observed.latencies.forecast(
+            model_id,
+            input_tokens=question.input_tokens,
+            output_tokens=self.expected_output_tokens(model_id),
+            stream=question.stream,
+        )
+
+    def in_flight(self, model_id: str) -> int:
+        return self._observed.traffic.in_flight(model_id)
+
+    def success_share(self, model_id: str) -> float:
+        return self._observed.traffic.success_share(model_id)
+
+
+def _too_dear(estimates: QuestionEstimates, model: Model, most_usd: Decimal) -> str | None:
+    cost_usd = estimates.expected_cost_usd(model.id)
+    if cost_usd is None:
+        return f"its price is unknown, and the rule allows ${most_usd:f}"
+    if cost_usd > most_usd:
+        return f"its expected cost of ${cost_usd:f} exceeds the rule's ${most_usd:f}"
+    return None
+
+
+def _too_slow(estimates: QuestionEstimates, model: Model, most_ms: float) -> str | None:
+    """By what this process saw lately; a model that it has not seen gets its chance."""
+    forecast = estimates.forecast(model.id)
+    if not forecast.calls or forecast.latency_ms <= most_ms:
+        return None
+    return (
+        f"its recent latency of {forecast.latency_ms:,.0f} ms, for a request of this size, exceeds "
+        f"the rule's {most_ms:,.0f} ms"
+    )
 
 
 def _keep(models: Sequence[Model], dropped: list[Candidate], why_not: WhyNot) -> list[Model]:

@@ -86,10 +86,14 @@ class Intake:
         if key is None:
             return self._prepare(prompt, arguments, started, stream=stream)
         prepared = self._latest.get(key)
+        if prepared is not None and self._pipeline.plans_change_with_time:
+            prepared = self._planned_anew(prepared, started)
         if prepared is None:
-            prepared = self._older.get(key) or self._prepare(
-                prompt, arguments, started, stream=stream
-            )
+            prepared = self._older.get(key)
+            if prepared is not None and self._pipeline.plans_change_with_time:
+                prepared = self._planned_anew(prepared, started)
+            if prepared is None:
+                prepared = self._prepare(prompt, arguments, started, stream=stream)
             if len(key) <= _MAX_ARGUMENT_BYTES:
                 if len(self._latest) >= _MAX_REMEMBERED // 2:
                     self._older, self._latest = self._latest, {}
@@ -105,11 +109,33 @@ class Intake:
             record = refused_record(error, arguments, self._content, started, stream=stream)
             self._log.append(record)
             raise
+        return self._planned(question, started)
+
+    def _planned(self, question: Question, started: float) -> Prepared:
         try:
             return Prepared(question, self._pipeline.plan(question))
         except NovellusError as error:
             self._pipeline.refuse(Request.of(question, started), error)
             raise
+
+    def _planned_anew(self, prepared: Prepared, started: float) -> Prepared:
+        """Let the rules look at the clock; what was remembered holds where they decide the same."""
+        again = self._planned(prepared.question, started)
+        return prepared if again.plan == prepared.plan else again
+
+    def forget(self) -> None:
+        """Plan all questions anew: a strategy's name means another one now."""
+        self._latest, self._older = {}, {}
+
+    def question(
+        self, prompt: str | None, arguments: Mapping[str, Any], *, stream: bool = False
+    ) -> Question:
+        """Check arguments as `prepare` does, and log nothing.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+        """
+        return self._question(prompt, arguments, stream=stream)
 
     def _question(
         self, prompt: str | None, arguments: Mapping[str, Any], *, stream: bool

@@ -4,30 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 from novellus_lab.cache.key import cache_key
 from novellus_lab.cache.manager import expiry
-from novellus_lab.errors import NovellusError
+from novellus_lab.errors import (
+    ContextWindowExceededError,
+    NoModelAvailableError,
+    NovellusError,
+)
 from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.asking import AskForAnswer
 from novellus_lab.pipeline.embedding import PURPOSE_TAG
+from novellus_lab.pipeline.explanation import ExplainedCandidate, Explanation, RuleVerdict
 from novellus_lab.pipeline.kept import answer_again, entry_of, replay_chunks, worth_keeping
+from novellus_lab.pipeline.observing import ObservedAsk
 from novellus_lab.pipeline.recording import answered_record, failed_record, hit_record
 from novellus_lab.pipeline.request import Request
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.pipeline.trace import Trace
-from novellus_lab.routing.strategies import CostOptimized, Explicit, RoutingContext, strategy_named
+from novellus_lab.routing.answer_checks import Answer
+from novellus_lab.routing.balancer import ModelLoadBalancer
+from novellus_lab.routing.cascade import Cascade
+from novellus_lab.routing.learned_choice import Learned
+from novellus_lab.routing.strategies import (
+    CostOptimized,
+    Explicit,
+    Ranking,
+    RoutingContext,
+    Weighted,
+    drawn,
+    explored,
+)
 from novellus_lab.store.copy_text import LineTemplate
-from novellus_lab.types import CacheOutcome, Candidate, Completion, Route
+from novellus_lab.types import CacheOutcome, Candidate, Chunk, Completion, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from random import Random
+    from collections.abc import Awaitable, Callable, Iterator
 
     from novellus_lab.cache.entry import CacheEntry
     from novellus_lab.cache.flight import SingleFlight
@@ -36,20 +55,24 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.candidates import Candidates
     from novellus_lab.pipeline.catalog import Catalog, Model
     from novellus_lab.pipeline.intake import Prepared
+    from novellus_lab.pipeline.observing import Observed
     from novellus_lab.pipeline.question import Question
     from novellus_lab.pipeline.recording import ContentPolicy
     from novellus_lab.pipeline.semantic import SemanticCache, SimilarEntry
-    from novellus_lab.routing.latency import LatencyTracker
-    from novellus_lab.routing.strategies import Strategy
+    from novellus_lab.pipeline.trained_routers import TrainedRouters
+    from novellus_lab.routing.registry import Registry
+    from novellus_lab.routing.strategies import Estimates, Option, Strategy
     from novellus_lab.settings import RuleSettings, Settings
     from novellus_lab.store.request_log import RequestLog
-    from novellus_lab.types import Chunk, Reply
+    from novellus_lab.types import Reply
 
     Emit = Callable[[Chunk], Awaitable[None]]
 
 logger = logging.getLogger("novellus_lab")
 
 _EXPLICIT = Explicit()
+_CHEAPEST = CostOptimized()
+_LOTTERY = Weighted()
 
 MAX_LINE_BYTES = 16_384
 """Of a hit's row in the log that is kept ready for the next hit."""
@@ -66,6 +89,8 @@ class Plan:
     """None when the cache is off for this request."""
     rule: RuleSettings | None = None
     """The rule that decided, if one did."""
+    epsilon: float = 0.0
+    """Share of calls that go to any candidate, whatever the strategy says."""
 
     @property
     def rule_name(self) -> str | None:
@@ -90,12 +115,14 @@ class Pipeline:
         settings: Settings,
         catalog: Catalog,
         candidates: Candidates,
-        strategies: dict[str, Strategy],
+        strategies: Registry,
         attempts: Attempts,
         cache: ResponseCache,
         log: RequestLog,
         content: ContentPolicy,
-        latencies: LatencyTracker,
+        observed: Observed,
+        routers: TrainedRouters,
+        conninfo: str,
         random: Random,
         flight: SingleFlight[CacheEntry] | None,
         semantic: SemanticCache,
@@ -108,16 +135,25 @@ class Pipeline:
         self._cache = cache
         self._log = log
         self._content = content
-        self._latencies = latencies
+        self._observed = observed
+        self._routers = routers
+        self._conninfo = conninfo
+        self._knows_history = False
         self._random = random
         self._flight = flight
         self._semantic = semantic
         self._caching = settings.cache.enabled
         self._renewing: set[bytes] = set()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
+
+    @property
+    def plans_change_with_time(self) -> bool:
+        """Whether a question's plan may be another in an hour."""
+        return self._candidates.change_with_time
 
     def plan(self, question: Question) -> Plan:
-        """Decide who may answer: equal questions always have the same plan.
+        """Decide who may answer: equal questions always have the same plan, as far as rules do not
+        look at the clock.
 
         Raises:
             UnknownModelError, UnknownStrategyError, NoModelAvailableError
@@ -127,16 +163,21 @@ class Pipeline:
         if question.use_semantic_cache:
             self._semantic.check()
         if question.strategy is not None:
-            strategy_named(question.strategy, self._strategies)
+            self._strategies.get(question.strategy)
+        epsilon = 0.0
         if question.model_id is not None:
             models: tuple[Model, ...] = (self._candidates.named(question.model_id),)
             name: str = _EXPLICIT.name
             strategy: Strategy = _EXPLICIT
         else:
             rule, models = self._candidates.pool(question)
-            fallback = rule.strategy if rule else self._settings.load_balancing.default_strategy
+            balancing = self._settings.load_balancing
+            fallback = rule.strategy if rule else balancing.default_strategy
             name = fallback if question.strategy is None else question.strategy
-            strategy = strategy_named(name, self._strategies)
+            own = rule.options if rule is not None and rule.strategy == name else None
+            strategy = self._strategies.get(name, own or None)
+            stated = None if rule is None else rule.epsilon
+            epsilon = balancing.epsilon if stated is None else stated
         key = None
         policy = question.cache_policy
         if self._may_cache(question, models) and not policy.no_store:
@@ -149,7 +190,7 @@ class Pipeline:
                 experiment=question.experiment,
                 arm=question.arm,
             )
-        return Plan(models, name, strategy, key, rule)
+        return Plan(models, name, strategy, key, rule, epsilon)
 
     def _may_cache(self, question: Question, models: tuple[Model, ...]) -> bool:
         if not (self._caching and question.use_cache):
@@ -336,40 +377,252 @@ class Pipeline:
     ) -> tuple[Completion, CacheEntry]:
         """Have a provider answer; return the answer and what is kept of it."""
         trace.strategy = plan.strategy_name
-        order = self._route(request, plan, trace)
-        ask = AskForAnswer(request.question.messages, request.question.params, emit)
-        reply = await self._attempts.run(request, order, trace, ask)
+        order = await self._route(request, plan, trace)
+        if isinstance(plan.strategy, Cascade) and trace.strategy == plan.strategy_name:
+            reply = await self._climb(request, plan.strategy, order, trace, emit)
+        else:
+            reply = await self._attempts.run(request, order, trace, self._asking(request, emit))
         return self._complete(request, plan, reply, trace)
 
-    def _route(self, request: Request, plan: Plan, trace: Trace) -> list[Model]:
+    def _asking(self, request: Request, emit: Emit | None) -> ObservedAsk:
+        question = request.question
+        ask = AskForAnswer(question.messages, question.params, emit)
+        return ObservedAsk(ask, question, self._observed)
+
+    async def _climb(
+        self,
+        request: Request,
+        cascade: Cascade,
+        order: list[Model],
+        trace: Trace,
+        emit: Emit | None,
+    ) -> Reply:
+        """Ask the models one after another until an answer is good enough.
+
+        What was asked in vain is paid for, and an attempt like any other. Where a stronger model
+        fails, the weaker one's answer is better than none. Of a stream only the last step is live:
+        what was said can't be taken back.
+        """
+        question = request.question
+        position = step = 0
+        best: Reply | None = None
+        heard, answered_by, dropped_params = trace.heard, trace.answered_by, trace.dropped_params
+        while True:
+            step += 1
+            last = step >= cascade.max_steps or position == len(order) - 1
+            begun = len(trace.attempts)
+            asking = self._asking(request, emit if last else None)
+            try:
+                reply = await self._attempts.run(request, order[position:], trace, asking)
+            except NovellusError as error:
+                if best is None or trace.streamed:
+                    raise
+                logger.warning("no stronger model answered (%s): the weaker answer stays", error)
+                reply = best
+                trace.heard, trace.answered_by = heard, answered_by
+                trace.dropped_params = dropped_params
+                break
+            finally:
+                if step > 1:  # not what the router picked: a step up from there
+                    trace.attempts[begun:] = [
+                        replace(a, role="failover") if a.role == "primary" else a
+                        for a in trace.attempts[begun:]
+                    ]
+            heard, answered_by, dropped_params = (
+                trace.heard, trace.answered_by, trace.dropped_params
+            )  # fmt: skip
+            assert answered_by is not None  # noqa: S101  set together with the reply
+            position = order.index(answered_by) + 1
+            if last or position >= len(order):
+                break
+            why = cascade.why_escalate(
+                Answer(
+                    reply.content,
+                    question.last_user_text,
+                    answered_by.id,
+                    reply.finish_reason,
+                    reply.tool_calls,
+                    question.params,
+                )
+            )
+            if why is None:
+                break
+            best = reply
+            if trace.route is not None:
+                told = f"{answered_by.id} was not good enough ({why})"
+                earlier = trace.route.reason
+                trace.route = replace(
+                    trace.route, reason=told if earlier is None else f"{earlier}; {told}"
+                )
+        if emit is not None and not trace.streamed:
+            trace.streamed = True
+            await emit(Chunk(reply.content, reply.reasoning or ""))
+        return reply
+
+    async def _route(self, request: Request, plan: Plan, trace: Trace) -> list[Model]:
         started = time.perf_counter()
+        question = request.question
         dropped: list[Candidate] = []
         try:
-            kept = self._candidates.that_fit(request.question, plan.models, plan.rule, dropped)
+            kept = self._candidates.that_fit(question, plan.models, plan.rule, dropped)
         finally:
             trace.dropped = tuple(dropped)
-        options = [self._candidates.option(model, request.question) for model in kept]
-        context = RoutingContext(self._random, self._latencies, request.question.stream)
-        strategy, cheaper = plan.strategy, None
-        if len(kept) > 1:
-            cheaper = self._candidates.prefer_cheaper(request.question, kept)
-            if cheaper is not None:
-                strategy = self._strategies[CostOptimized.name]
-                trace.strategy = strategy.name
-        ranking = strategy.rank(options, context)
+        estimates = self._candidates.estimates(question)
+        ranking, name, reason = await self._rank(question, plan, kept, estimates, self._random)
+        trace.strategy = name
         picked = ranking.picked
         trace.route = Route(
-            strategy=trace.strategy or plan.strategy_name,
+            strategy=name,
             candidates=ranking.order + trace.dropped,
             picked=picked.model_id,
             propensity=picked.probability,
             rule=plan.rule_name,
-            reason=cheaper,
+            reason=reason,
         )
         by_id = {model.id: model for model in kept}
         order = [by_id[candidate.model_id] for candidate in ranking.order]
         trace.route_ms = (time.perf_counter() - started) * 1000
         return order
+
+    async def _rank(
+        self,
+        question: Question,
+        plan: Plan,
+        kept: list[Model],
+        estimates: Estimates,
+        random: Random,
+        *,
+        draw: bool = True,
+    ) -> tuple[Ranking, str, str | None]:
+        """Return the ranking, whose it is, and why it is not the planned strategy's, if so.
+
+        Args:
+            draw: False leaves the order and every state as they are: nothing is picked.
+        """
+        options = [self._candidates.option(model) for model in kept]
+        context = RoutingContext(random, question, estimates, self._routers.get)
+        strategy, name, epsilon = plan.strategy, plan.strategy_name, plan.epsilon
+        reason: str | None = None
+        if strategy.uses_history and not self._knows_history:
+            self._learn_history()
+        if len(kept) > 1:
+            reason = self._candidates.prefer_cheaper(question, kept)
+            if reason is not None:
+                strategy, name, epsilon = _CHEAPEST, _CHEAPEST.name, 0.0
+        try:
+            ranking = await self._asked(strategy, options, context, epsilon, draw=draw)
+            if ranking is not None:
+                return ranking, name, reason
+            why = f"{name} named no model"
+        except Exception as error:
+            why = f"{name} could not decide ({type(error).__name__}: {error})"
+            logger.warning("%s: another strategy did", why)
+        name = self._settings.load_balancing.default_strategy
+        if name != plan.strategy_name:
+            with contextlib.suppress(Exception):
+                strategy = self._strategies.get(name)
+                ranking = await self._asked(strategy, options, context, epsilon, draw=draw)
+                if ranking is not None:
+                    return ranking, name, f"{why}: {name} did"
+        ranking = await self._asked(_LOTTERY, options, context, epsilon, draw=draw)
+        assert ranking is not None  # noqa: S101  only a balancer may name none
+        return ranking, _LOTTERY.name, f"{why}: {_LOTTERY.name} did"
+
+    async def _asked(
+        self,
+        strategy: Strategy,
+        options: list[Option],
+        context: RoutingContext,
+        epsilon: float,
+        *,
+        draw: bool,
+    ) -> Ranking | None:
+        if isinstance(strategy, ModelLoadBalancer):
+            asked = strategy if draw else copy.deepcopy(strategy)
+            judged = await asked.ask(options, context)
+            if judged is None:
+                return None
+        else:
+            if isinstance(strategy, Learned):
+                await self._routers.ensure(strategy.router)
+            if draw:
+                return strategy.rank(options, context, epsilon)
+            judged = strategy.judge(options, context)
+        mixed = explored(judged, epsilon)
+        return drawn(mixed, context.random) if draw else Ranking(tuple(mixed))
+
+    def _learn_history(self) -> None:
+        """Learn from the log what calls come to, once, in the background."""
+        self._knows_history = True
+        task = asyncio.create_task(self._observed.learn_from_log(self._conninfo))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def explain(self, question: Question) -> Explanation:
+        """Return how a question would be routed now. Sends, logs and changes nothing.
+
+        Raises:
+            UnknownModelError, UnknownStrategyError
+        """
+        plan: Plan | None = None
+        refused: str | None = None
+        dropped: list[Candidate] = []
+        kept: list[Model] = []
+        try:
+            plan = self.plan(question)
+            kept = self._candidates.that_fit(question, plan.models, plan.rule, dropped)
+        except (NoModelAvailableError, ContextWindowExceededError) as error:
+            refused = str(error)
+        estimates = self._candidates.estimates(question)
+        name, reason = "none" if plan is None else plan.strategy_name, None
+        judged: list[Candidate] = []
+        if plan is not None and kept:
+            twin = Random()
+            twin.setstate(self._random.getstate())
+            ranking, name, reason = await self._rank(
+                question, plan, kept, estimates, twin, draw=False
+            )
+            judged = sorted(ranking.order, key=lambda c: -c.probability)
+        rule = None if plan is None else plan.rule_name
+        return Explanation(
+            rule=rule,
+            rules=tuple(self._verdicts(question, rule)),
+            strategy=name,
+            epsilon=0.0 if plan is None else plan.epsilon,
+            candidates=tuple(
+                ExplainedCandidate(
+                    c.model_id,
+                    c.probability,
+                    c.score,
+                    c.dropped,
+                    estimates.expected_cost_usd(c.model_id),
+                    forecast.latency_ms if forecast.seen else None,
+                    estimates.expected_output_tokens(c.model_id),
+                    estimates.in_flight(c.model_id),
+                )
+                for c in (*judged, *dropped)
+                for forecast in (estimates.forecast(c.model_id),)
+            ),
+            input_tokens=question.input_tokens,
+            needs=tuple(sorted(question.needs)),
+            reason=reason,
+            refused=refused,
+        )
+
+    def _verdicts(self, question: Question, decided: str | None) -> Iterator[RuleVerdict]:
+        found = False
+        for rule, reason in self._candidates.rules(question):
+            if question.model_id is not None:
+                yield RuleVerdict(rule.name, False, "the call names its model")
+            elif reason is not None:
+                yield RuleVerdict(rule.name, False, reason)
+            elif found:
+                yield RuleVerdict(rule.name, False, f"it would hold, and {decided} comes before it")
+            else:
+                found, decided = True, rule.name
+                stated = rule.conditions.model_fields_set
+                why = "all its conditions hold" if stated else "it has no conditions"
+                yield RuleVerdict(rule.name, True, why)
 
     def _complete(
         self, request: Request, plan: Plan, reply: Reply, trace: Trace

@@ -9,7 +9,7 @@ import os
 import time
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -21,11 +21,12 @@ from novellus_lab.pipeline.catalog import Catalog
 from novellus_lab.pipeline.embedding import Embedder, ModelEmbedder
 from novellus_lab.pipeline.intake import Intake
 from novellus_lab.pipeline.loop_thread import LoopThread
+from novellus_lab.pipeline.observing import Observed
 from novellus_lab.pipeline.pipeline import Pipeline
 from novellus_lab.pipeline.recording import ContentPolicy
+from novellus_lab.pipeline.trained_routers import TrainedRouters
 from novellus_lab.pricing import PriceBook
-from novellus_lab.routing.latency import LatencyTracker
-from novellus_lab.routing.strategies import make_strategies, strategy_named
+from novellus_lab.routing.registry import Registry
 from novellus_lab.store.mirror import sync_models, sync_rules
 from novellus_lab.store.request_log import RequestLog
 
@@ -48,6 +49,8 @@ class Runtime:
     embedder: Embedder
     caching: Caching
     admission: Admission
+    strategies: Registry
+    routers: TrainedRouters
     log: RequestLog
     content: ContentPolicy
     settings: Settings
@@ -61,23 +64,34 @@ class Runtime:
         *,
         redact: Callable[[str], str] | None,
         seed: int | None,
+        strategies: dict[str, Any] | None = None,
+        checks: dict[str, Any] | None = None,
     ) -> Runtime:
         """Wire the parts for this process.
+
+        Args:
+            strategies, checks: what was registered by name; what will be is added to them.
 
         Raises:
             ConfigurationError, UnknownStrategyError: before anything is started.
         """
-        strategies = make_strategies()
-        strategy_named(settings.load_balancing.default_strategy, strategies)
-        for rule in settings.load_balancing.rules:
-            strategy_named(rule.strategy, strategies)
+        balancing = settings.load_balancing
+        registry = Registry(strategies, balancing.options, checks)
+        registry.get(balancing.default_strategy)
+        for name in balancing.options:
+            registry.get(name)
+        for rule in balancing.rules:
+            registry.get(rule.strategy, rule.options or None)
         catalog = Catalog(settings)
         random = Random(seed)
         prices = PriceBook()
-        latencies = LatencyTracker()
+        observed = Observed()
+        routers = TrainedRouters(database.conninfo)
         admission = Admission(settings, catalog, prices, database.conninfo)
         # Back-off draws from a lottery of its own: a retry must not shift the picks that follow.
-        attempts = Attempts(catalog, prices, latencies, settings.retries, Random(seed), admission)
+        attempts = Attempts(
+            catalog, prices, observed.latencies, settings.retries, Random(seed), admission
+        )
         content = ContentPolicy(settings.logging.content, redact, catalog.secrets())
         caching = Caching.open(
             settings,
@@ -97,15 +111,15 @@ class Runtime:
         pipeline = Pipeline(
             settings=settings,
             catalog=catalog,
-            candidates=Candidates(
-                catalog, settings.load_balancing.rules, prices, latencies, admission
-            ),
-            strategies=strategies,
+            candidates=Candidates(catalog, balancing.rules, prices, observed, admission),
+            strategies=registry,
             attempts=attempts,
             cache=cache,
             log=log,
             content=content,
-            latencies=latencies,
+            observed=observed,
+            routers=routers,
+            conninfo=database.conninfo,
             random=random,
             flight=caching.flight,
             semantic=caching.semantic,
@@ -125,6 +139,8 @@ class Runtime:
             embedder,
             caching,
             admission,
+            registry,
+            routers,
             log,
             content,
             settings,

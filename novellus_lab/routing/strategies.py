@@ -1,39 +1,84 @@
-"""Built-in strategies: from candidates to an order in which to try them, with probabilities.
+"""Strategies: from candidates to an order in which to try them, with probabilities.
 
-A strategy returns a `Ranking`: the first entry is the pick, the rest is the order of failover, and
-`probability` is that with which each *could have been* the pick, given what the strategy knew. The
-log keeps it, so that another strategy can be evaluated from the log alone.
+A strategy *judges* the options of a request: each gets the probability with which it shall be picked,
+and a score. Judging changes nothing, so that a choice can be explained without being made. Ranking
+then draws one by these probabilities, and the rest is the order of failover. The log keeps the
+probabilities, so that another strategy can be evaluated from the log alone.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from novellus_lab.errors import UnknownStrategyError, did_you_mean
+from novellus_lab.errors import ConfigurationError
+from novellus_lab.routing.latency import chances_of_least
 from novellus_lab.types import Candidate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from decimal import Decimal
     from random import Random
 
-    from novellus_lab.routing.latency import LatencyTracker
+    from novellus_lab.routing.latency import Forecast
+    from novellus_lab.types import Message
 
 TIE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A model that can take the request, with what strategies decide by."""
+    """A model that can take the request, with what the configuration says of it."""
 
     model_id: str
-    weight: float
-    priority: float
-    expected_cost_usd: Callable[[], Decimal | None]
-    """Computed only for strategies that ask."""
+    weight: float = 1.0
+    priority: float = 0.0
+    provider: str = ""
+    capabilities: tuple[str, ...] = ()
+    context_window: int | None = None
+    concurrent: int | None = None
+    """Calls at once that it is configured for."""
+
+
+class Estimates(Protocol):
+    """What this request is expected to come to with each model, and how the model is doing."""
+
+    def expected_cost_usd(self, model_id: str) -> Decimal | None:
+        """None where the price is not known."""
+
+    def expected_output_tokens(self, model_id: str) -> int: ...
+    def forecast(self, model_id: str) -> Forecast:
+        """How long it will take: to its first token, if it is a stream."""
+
+    def in_flight(self, model_id: str) -> int:
+        """Calls of this process that are under way."""
+
+    def success_share(self, model_id: str) -> float:
+        """Of the model's recent calls."""
+
+
+class Asked(Protocol):
+    """The request, as far as strategies may look at it."""
+
+    @property
+    def last_user_text(self) -> str: ...
+    @property
+    def messages(self) -> list[Message]: ...
+    @property
+    def params(self) -> Mapping[str, Any]: ...
+    @property
+    def tags(self) -> Mapping[str, Any]: ...
+    @property
+    def priority(self) -> str | int | None: ...
+    @property
+    def session_id(self) -> str | None: ...
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def stream(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +86,10 @@ class RoutingContext:
     """What is known besides the candidates."""
 
     random: Random
-    latencies: LatencyTracker
-    stream: bool
+    asked: Asked
+    estimates: Estimates
+    router: Callable[[str], Any] | None = None
+    """Returns the trained router (`routing.learned.TrainedRouter`) of a name, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,73 +104,177 @@ class Ranking:
 
 
 class Strategy(ABC):
-    """Orders the options of one request. Instances live as long as their lab and may hold state."""
+    """Orders the options of one request. Instances live as long as their lab and may hold state.
+
+    Options of the YAML are keyword arguments of the class.
+    """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    """One line for `lab.router.strategies()`; default: the docstring's first."""
+    uses_history: ClassVar[bool] = True
+    """Whether it looks at what earlier calls came to: then the log is read once."""
 
     @abstractmethod
-    def rank(self, options: Sequence[Option], context: RoutingContext) -> Ranking:
-        """Return all options, best first. `options` holds at least one."""
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        """Return all options, best first, with probabilities that sum to 1. Changes nothing.
+
+        `options` holds at least one.
+        """
+
+    def rank(
+        self, options: Sequence[Option], context: RoutingContext, epsilon: float = 0.0
+    ) -> Ranking:
+        """Draw one of the options by the probabilities of `judge`; the rest follows as failover.
+
+        Args:
+            epsilon: share of calls that go to any of the options, whatever the strategy thinks; the
+                stated probabilities include it.
+        """
+        return drawn(explored(self.judge(options, context), epsilon), context.random)
+
+
+def explored(judged: Sequence[Candidate], epsilon: float) -> Sequence[Candidate]:
+    """Mix probabilities with even ones: `epsilon` of them are spread over all."""
+    if not epsilon or len(judged) < 2:
+        return judged
+    even = epsilon / len(judged)
+    return [Candidate(c.model_id, even + (1 - epsilon) * c.probability, c.score) for c in judged]
+
+
+def drawn(judged: Sequence[Candidate], random: Random) -> Ranking:
+    """Draw the pick by its probability; those who could have been it follow by the same lottery,
+    the others in their order, equal ones shuffled."""
+    if len(judged) == 1:
+        return Ranking(tuple(judged))
+    hopeful = [c for c in judged if c.probability > 0]
+    if len(hopeful) == 1:
+        order = hopeful
+    else:
+        weights = [c.probability for c in hopeful]
+        # Keys of weighted sampling without replacement (Efraimidis & Spirakis 2006); the first of
+        # them is drawn with exactly its weight.
+        keys = [random.expovariate(1.0) / weight for weight in weights]
+        order = [c for _, c in sorted(zip(keys, hopeful, strict=True), key=lambda pair: pair[0])]
+    if len(order) < len(judged):
+        rest = [c for c in judged if c.probability <= 0]
+        for _, equals in itertools.groupby(rest, key=lambda c: c.score):
+            group = list(equals)
+            if len(group) > 1:
+                random.shuffle(group)
+            order = [*order, *group]
+    return Ranking(tuple(order))
 
 
 class Weighted(Strategy):
-    """Pick at random, in proportion to `weight`; fail over by the same lottery among the rest."""
+    """At random, in proportion to `weight`; failover by the same lottery among the rest."""
 
     name = "weighted"
+    uses_history = False
 
-    def rank(self, options: Sequence[Option], context: RoutingContext) -> Ranking:
-        total = sum(option.weight for option in options)
-        left = list(options)
-        order = []
-        while left:
-            weights = [option.weight for option in left]
-            index = (
-                context.random.choices(range(len(left)), weights)[0]
-                if sum(weights) > 0
-                else context.random.randrange(len(left))
-            )
-            option = left.pop(index)
-            probability = option.weight / total if total > 0 else 1 / len(options)
-            order.append(Candidate(option.model_id, probability, score=option.weight))
-        return Ranking(tuple(order))
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        return _in_proportion([(o.model_id, o.weight) for o in options])
+
+
+class HealthWeighted(Strategy):
+    """At random, in proportion to `weight` times the share of recent calls that were answered."""
+
+    name = "health_weighted"
+    uses_history = False
+
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        return _in_proportion(
+            [(o.model_id, o.weight * context.estimates.success_share(o.model_id)) for o in options]
+        )
 
 
 class CostOptimized(Strategy):
-    """Least expected cost of this request; models without a known price come last."""
+    """Least expected cost of this request; models without a known price come last.
+
+    Args:
+        min_quality: models whose quality is less, or not stated, come after the others …
+        qualities: … by model id, from 0 to 1 (from a benchmark of yours).
+    """
 
     name = "cost_optimized"
 
-    def rank(self, options: Sequence[Option], context: RoutingContext) -> Ranking:
-        costs = {option.model_id: option.expected_cost_usd() for option in options}
-        scores = {m: None if cost is None else float(cost) for m, cost in costs.items()}
-        return _least_first(options, scores, context, unknown_first=False)
+    def __init__(
+        self, min_quality: float | None = None, qualities: Mapping[str, float] | None = None
+    ) -> None:
+        if min_quality is not None and not qualities:
+            raise ConfigurationError(
+                "cost_optimized: min_quality is stated without qualities: {model_id: 0 to 1, …}"
+            )
+        self._qualities = dict(qualities or {})
+        self._min_quality = min_quality
+
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        scores = {o.model_id: _cost(o, context) for o in options}
+        least = self._min_quality
+        if least is None:
+            return _least_first(scores)
+        good = {m: s for m, s in scores.items() if self._qualities.get(m, 0.0) >= least}
+        if not good:
+            # None is good enough: the best that is known, whatever it costs.
+            best = max(self._qualities.get(m, 0.0) for m in scores)
+            good = {m: s for m, s in scores.items() if self._qualities.get(m, 0.0) >= best}
+        rest = {m: s for m, s in scores.items() if m not in good}
+        return _least_first(good) + [
+            Candidate(c.model_id, 0.0, c.score) for c in (_least_first(rest) if rest else ())
+        ]
 
 
 class LeastLatency(Strategy):
-    """Least recent latency (to the first token for streams); unseen models are tried first."""
+    """Soonest answer (or first token, for streams) by what was seen lately; tries the unsure ones.
+
+    Thompson sampling: each model is picked with the probability that it is the fastest for a request
+    of this size, by what is known. What was not seen, or not lately, may be, and is tried; what is
+    surely slower is not. Calls under way count against a model: with as many as it is configured for
+    (`concurrent`, or 16) it counts as twice as slow, so that a burst does not all go to one.
+    """
 
     name = "least_latency"
+    _AT_ONCE = 16
 
-    def rank(self, options: Sequence[Option], context: RoutingContext) -> Ranking:
-        recent = context.latencies.ttft_ms if context.stream else context.latencies.latency_ms
-        scores = {option.model_id: recent(option.model_id) for option in options}
-        return _least_first(options, scores, context, unknown_first=True)
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        estimates = context.estimates
+        forecasts = [estimates.forecast(option.model_id) for option in options]
+        means = [
+            f.mean_log_ms + _crowded(estimates.in_flight(o.model_id), o.concurrent or self._AT_ONCE)
+            for f, o in zip(forecasts, options, strict=True)
+        ]
+        chances = chances_of_least(means, [f.sd_log for f in forecasts])
+        judged = [
+            (-chance, mean, Candidate(o.model_id, chance, f.latency_ms if f.seen else None))
+            for chance, mean, o, f in zip(chances, means, options, forecasts, strict=True)
+        ]
+        judged.sort(key=lambda j: j[:2])
+        return [candidate for _, _, candidate in judged]
+
+
+class LeastBusy(Strategy):
+    """Fewest calls of this process under way; equal ones at random."""
+
+    name = "least_busy"
+    uses_history = False
+
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        return _least_first(
+            {o.model_id: float(context.estimates.in_flight(o.model_id)) for o in options}
+        )
 
 
 class Priority(Strategy):
     """Highest `priority` first; equal ones at random."""
 
     name = "priority"
+    uses_history = False
 
-    def rank(self, options: Sequence[Option], context: RoutingContext) -> Ranking:
-        scores: dict[str, float | None] = {o.model_id: -o.priority for o in options}
-        ranking = _least_first(options, scores, context, unknown_first=False)
-        return Ranking(
-            tuple(
-                Candidate(c.model_id, c.probability, None if c.score is None else -c.score)
-                for c in ranking.order
-            )
-        )
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        return [
+            Candidate(c.model_id, c.probability, None if c.score is None else -c.score)
+            for c in _least_first({o.model_id: -o.priority for o in options})
+        ]
 
 
 class RoundRobin(Strategy):
@@ -134,81 +285,68 @@ class RoundRobin(Strategy):
     """
 
     name = "round_robin"
+    uses_history = False
 
     def __init__(self) -> None:
         self._turn = itertools.count()
 
-    def rank(self, options: Sequence[Option], context: RoutingContext) -> Ranking:
-        names = sorted(option.model_id for option in options)
-        start = next(self._turn) % len(names)
-        return Ranking(
-            tuple(Candidate(name, 1 / len(names)) for name in names[start:] + names[:start])
-        )
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        return [Candidate(name, 1 / len(options)) for name in sorted(o.model_id for o in options)]
+
+    def rank(
+        self, options: Sequence[Option], context: RoutingContext, epsilon: float = 0.0
+    ) -> Ranking:
+        judged = self.judge(options, context)
+        if epsilon and context.random.random() < epsilon:
+            return drawn(judged, context.random)
+        start = next(self._turn) % len(judged)
+        return Ranking(tuple(judged[start:] + judged[:start]))
 
 
 class Explicit(Strategy):
     """The one model that the caller named."""
 
     name = "explicit"
+    uses_history = False
 
-    def rank(self, options: Sequence[Option], context: RoutingContext) -> Ranking:
-        return Ranking(tuple(Candidate(option.model_id, 1.0) for option in options[:1]))
-
-
-BUILT_IN: tuple[type[Strategy], ...] = (
-    Weighted,
-    CostOptimized,
-    LeastLatency,
-    RoundRobin,
-    Priority,
-)
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        return [Candidate(option.model_id, 1.0) for option in options[:1]]
 
 
-def make_strategies() -> dict[str, Strategy]:
-    """Return a fresh instance of each built-in strategy, by name."""
-    return {cls.name: cls() for cls in BUILT_IN}
+def _cost(option: Option, context: RoutingContext) -> float | None:
+    cost = context.estimates.expected_cost_usd(option.model_id)
+    return None if cost is None else float(cost)
 
 
-def strategy_named(name: str, strategies: dict[str, Strategy]) -> Strategy:
-    """Look a strategy up.
-
-    Raises:
-        UnknownStrategyError: with near matches.
-    """
-    strategy = strategies.get(name) if isinstance(name, str) else None
-    if strategy is None:
-        raise UnknownStrategyError(
-            f"there is no routing strategy {name!r}. {did_you_mean(str(name), list(strategies))}"
-        )
-    return strategy
+def _crowded(in_flight: int, at_once: int) -> float:
+    """What calls under way add to the logarithm of a latency: log 2 when all places are taken."""
+    return math.log1p(in_flight / at_once) if in_flight else 0.0
 
 
-def _least_first(
-    options: Sequence[Option],
-    scores: dict[str, float | None],
-    context: RoutingContext,
-    *,
-    unknown_first: bool,
-) -> Ranking:
-    """Order by score, ties (and unknowns among themselves) at random.
+def _in_proportion(weights: Sequence[tuple[str, float]]) -> list[Candidate]:
+    total = sum(weight for _, weight in weights)
+    if total <= 0:
+        return [Candidate(name, 1 / len(weights), weight) for name, weight in weights]
+    return [
+        Candidate(name, weight / total, weight)
+        for name, weight in sorted(weights, key=lambda pair: -pair[1])
+    ]
 
-    The first group shares the probability evenly: each of it would have been the pick as likely.
-    """
-    unknown = [o.model_id for o in options if scores[o.model_id] is None]
-    known = sorted((s, o.model_id) for o in options if (s := scores[o.model_id]) is not None)
-    groups: list[list[str]] = []
-    last: float | None = None
-    for score, model_id in known:
-        if last is not None and abs(score - last) <= TIE * max(abs(score), abs(last)):
-            groups[-1].append(model_id)
-        else:
-            groups.append([model_id])
-            last = score
-    if unknown:
-        groups.insert(0 if unknown_first else len(groups), unknown)
-    order: list[Candidate] = []
-    for number, group in enumerate(groups):
-        context.random.shuffle(group)
-        probability = 1 / len(group) if number == 0 else 0.0
-        order.extend(Candidate(m, probability, score=scores[m]) for m in group)
-    return Ranking(tuple(order))
+
+def _least_first(scores: Mapping[str, float | None]) -> list[Candidate]:
+    """Order by score, unknown ones last. The first group shares the probability evenly."""
+    known = sorted((s, m) for m, s in scores.items() if s is not None)
+    unknown = [m for m, s in scores.items() if s is None]
+    if not known:
+        return [Candidate(m, 1 / len(unknown)) for m in unknown]
+    least = known[0][0]
+    first = sum(1 for score, _ in known if score - least <= TIE * max(abs(score), abs(least)))
+    judged = [
+        Candidate(m, 1 / first if n < first else 0.0, score) for n, (score, m) in enumerate(known)
+    ]
+    return judged + [Candidate(m) for m in unknown]
+
+
+def by_name(classes: Iterable[type[Strategy]]) -> dict[str, type[Strategy]]:
+    """Return strategy classes by their names."""
+    return {cls.name: cls for cls in classes}

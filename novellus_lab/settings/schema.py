@@ -126,6 +126,50 @@ def _without_secrets(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def _minute(text: str) -> int:
+    hour, _, minute = text.strip().partition(":")
+    return int(hour) * 60 + int(minute)
+
+
+def _period_of_day(value: object) -> object:
+    # A bare 09:00 is a number of base 60 to YAML: only a text with both ends will do.
+    found = re.fullmatch(r"\s*(\d{1,2}):(\d{2})\s*[-–]\s*(\d{1,2}):(\d{2})\s*", str(value))
+    if isinstance(value, str) and found is not None:
+        hours = int(found[1]), int(found[3])
+        minutes = int(found[2]), int(found[4])
+        start, end = (60 * h + m for h, m in zip(hours, minutes, strict=True))
+        if max(minutes) < 60 and start < 1440 and end <= 1440 and start != end:
+            return f"{hours[0]:02}:{minutes[0]:02}-{hours[1]:02}:{minutes[1]:02}"
+    raise ValueError("must be a time of day such as 09:00-17:30, or 22:00-06:00 over midnight")
+
+
+def _weekdays(value: object) -> object:
+    stated = [value] if isinstance(value, str) else value
+    if not isinstance(stated, (list, tuple)):
+        raise ValueError("must be weekdays such as [mon, wed] or mon-fri")
+    days: list[str] = []
+    for part in stated:
+        ends = [end.strip().lower()[:3] for end in str(part).split("-")]
+        if not 1 <= len(ends) <= 2 or any(end not in _WEEKDAYS for end in ends):
+            raise ValueError(f"{part!r} is no weekday; they are {', '.join(_WEEKDAYS)}, or mon-fri")
+        first, last = _WEEKDAYS.index(ends[0]), _WEEKDAYS.index(ends[-1])
+        days += [_WEEKDAYS[n % 7] for n in range(first, last + 1 + (7 if last < first else 0))]
+    return tuple(day for day in _WEEKDAYS if day in days)
+
+
+def _time_zone(name: str) -> str:
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"{name!r} is no time zone such as Europe/Berlin or UTC") from None
+    return name
+
+
 PerThousand = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, allow_inf_nan=False)]
 """US dollars per 1,000 tokens, exactly as written in the YAML."""
 
@@ -287,6 +331,25 @@ class ConditionSettings(Section):
     """What the call needs: `vision` where it has images, `function_calling` where it has tools, …"""
     tags: dict[str, Any] = {}
     """Tags that the call must have, with these values."""
+    session: _Name | None = None
+    """A pattern for the call's `session_id`: `support-*`."""
+    time: Annotated[str, BeforeValidator(_period_of_day)] | None = None
+    """From (inclusive) until (exclusive): `09:00-17:30`; `22:00-06:00` goes over midnight."""
+    weekdays: Annotated[tuple[str, ...], BeforeValidator(_weekdays)] = ()
+    """`[mon, wed]` or `mon-fri`; a time over midnight belongs to the day on which it begins."""
+    time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    """In which `time` and `weekdays` are meant: `Europe/Berlin`."""
+
+    @property
+    def depends_on_time(self) -> bool:
+        """Whether it may hold now and not in an hour."""
+        return self.time is not None or bool(self.weekdays)
+
+    @property
+    def minutes(self) -> tuple[int, int]:
+        """`time` in minutes after midnight: from, until."""
+        start, _, end = (self.time or "00:00-24:00").partition("-")
+        return _minute(start), _minute(end)
 
 
 class RuleSettings(Section):
@@ -298,11 +361,16 @@ class RuleSettings(Section):
     """Model ids; empty: all that are available."""
     cache_ttl_seconds: _NotNegative | None = None
     """How long answers of its requests are kept; None: as the model's entry says."""
+    epsilon: _Share | None = None
+    """Share of calls that go to any candidate, to learn of it; None: as `load_balancing.epsilon`."""
+    options: dict[str, Any] = {}
+    """Of its strategy."""
     conditions: ConditionSettings = ConditionSettings()
 
     def mirror(self) -> dict[str, Any]:
         """The rule as `load_balancing_rules` keeps it."""
-        config = self.model_dump(mode="json", exclude={"conditions"})
+        added = {name for name in ("epsilon", "options") if not getattr(self, name)}
+        config = self.model_dump(mode="json", exclude={"conditions", *added})
         conditions = self.conditions.model_dump(mode="json", exclude_defaults=True)
         return {"name": self.name, "config": {**config, "conditions": conditions}}
 
@@ -311,6 +379,10 @@ class LoadBalancingSettings(Section):
     """How a model is chosen where the call names none."""
 
     default_strategy: _Name = "weighted"
+    epsilon: _Share = 0.0
+    """Share of calls that go to any candidate, whatever the strategy says, to learn of it."""
+    options: dict[str, dict[str, Any]] = {}
+    """Of strategies, by their names, where a rule states none."""
     rules: tuple[RuleSettings, ...] = ()
 
 
