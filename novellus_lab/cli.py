@@ -135,6 +135,58 @@ def _use(model: Model, catalog: Catalog) -> str:
     return "" if weight == 1 else f"weight {weight:g}"
 
 
+@app.command()
+def worker(
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", min=1, help="Requests at once")
+    ] = 4,
+    queue: Annotated[
+        list[str] | None, typer.Option(help="Serve this queue [default: all]; may be repeated")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop when nothing is left to do")] = False,
+    home: Home = None,
+    database_url: Url = None,
+    config: Config = None,
+    stop_timeout: Annotated[
+        float, typer.Option(min=0, help="On a stop, give back what is not done in so many seconds")
+    ] = 30.0,
+    retry_delay: Annotated[
+        float, typer.Option(min=0, help="Seconds before the first retry, doubled for each further")
+    ] = 2.0,
+    stalled_after: Annotated[
+        float,
+        typer.Option(min=1, help="Take over from a worker that is silent for so many seconds"),
+    ] = 30.0,
+    keep_days: Annotated[
+        float, typer.Option(min=0, help="Forget jobs and results so many days after their end")
+    ] = 7.0,
+) -> None:
+    """Answer queued requests, until stopped (SIGTERM, Ctrl-C)."""
+
+    def work() -> None:
+        import logging
+
+        from novellus_lab.lab import Lab
+        from novellus_lab.spaces.queue import run_worker
+
+        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+        logging.getLogger("novellus_lab").setLevel(logging.INFO)
+        with Lab(home=home, database_url=database_url, config=config) as lab:
+            run_worker(
+                lab,
+                concurrency=concurrency,
+                queues=queue,
+                once=once,
+                stop_timeout_s=stop_timeout,
+                retry_delay_s=retry_delay,
+                heartbeat_s=min(5.0, stalled_after / 4),
+                stalled_s=stalled_after,
+                keep_s=keep_days * 86_400,
+            )
+
+    _run(work)
+
+
 @app.command(name="migrate")
 @db.command(name="migrate")
 def migrate_command(home: Home = None, database_url: Url = None) -> None:

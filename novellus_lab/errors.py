@@ -25,6 +25,11 @@ NovellusError
 │   ├── BudgetExceededError       it would not fit
 │   └── UnknownPriceError         nobody knows whether it would fit
 ├── ResponseParseError            the answer does not fit the asked-for response_format
+├── QueueError                    a queued request
+│   ├── UnknownJobError           no such job, or it was forgotten since
+│   ├── JobNotDoneError           not yet, within the time that was given
+│   ├── JobCancelledError
+│   └── NoWorkerError             no worker is there to run it
 └── StoreError                    the log and cache database
     ├── HomeNotWritableError
     ├── StoreUnavailableError
@@ -253,6 +258,26 @@ class ResponseParseError(NovellusError, ValueError):
     def __init__(self, message: str, *, content: str) -> None:
         super().__init__(message)
         self.content = content
+
+
+class QueueError(NovellusError):
+    """Something is wrong with a queued request. What its call itself met is raised as that."""
+
+
+class UnknownJobError(QueueError, LookupError):
+    """There is no such job in this database, or it ended so long ago that it was forgotten."""
+
+
+class JobNotDoneError(QueueError, TimeoutError):
+    """The job has not ended within the time that its result was waited for. It goes on."""
+
+
+class JobCancelledError(QueueError):
+    """The job was cancelled: there is no result."""
+
+
+class NoWorkerError(QueueError):
+    """No worker is there to run a job; the message holds the command that starts one."""
 
 
 class StoreError(NovellusError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,10 +16,12 @@ from novellus_lab.lab import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import timedelta
 
     from novellus_lab.lab import CallArguments
     from novellus_lab.pipeline.stream import AsyncStream
     from novellus_lab.spaces.cache import LabCache
+    from novellus_lab.spaces.queue import Job
     from novellus_lab.types import Completion, Message
 
 _lock = threading.Lock()
@@ -111,6 +114,28 @@ class AIModelManager:
         if answer["cost"] is None:
             answer["cost"] = Decimal("NaN")
         return answer
+
+    async def queue_request(
+        self,
+        request_data: Mapping[str, Any],
+        priority: int = 0,
+        scheduled_at: datetime | timedelta | None = None,
+        **options: Any,
+    ) -> Job:
+        """Have a worker answer a request later; see `Lab.queue_request`.
+
+        Args:
+            request_data: `complete`'s arguments: `{"prompt": "…"}`.
+            priority: the highest goes first.
+            scheduled_at: run it not before this time, or so long from now. A time without a zone is
+                UTC here, since the production system's users write `datetime.utcnow() + …`
+                (`Lab.queue_request` takes it as local).
+            options: `queue`, `max_attempts`.
+        """
+        if isinstance(scheduled_at, datetime) and scheduled_at.tzinfo is None:
+            scheduled_at = scheduled_at.replace(tzinfo=UTC)
+        lab = self._lab or await _opened()
+        return await lab.aqueue_request(request_data, priority, scheduled_at, **options)
 
 
 class CacheManager:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from pathlib import Path
     from types import TracebackType
+    from uuid import UUID
 
     import polars as pl
 
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from novellus_lab.limits.budgets import SpendingScope
     from novellus_lab.pipeline.embedding import EmbeddingRequest
     from novellus_lab.pipeline.runtime import Runtime
+    from novellus_lab.queue.queue import JobQueue
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
+    from novellus_lab.spaces.queue import Job, LabQueue
     from novellus_lab.store.database import Database
     from novellus_lab.types import BatchFailure, Completion, Message
 
@@ -150,6 +153,7 @@ class Lab:
         except BaseException:
             self._database.close()
             raise
+        self._job_queue: JobQueue | None = None
         self._held = _Held(runtime, self._database)
         weakref.finalize(self, _close_forgotten, self._held).atexit = False
         if runtime.catalog.stands_in:
@@ -366,6 +370,7 @@ class Lab:
         *,
         max_concurrency: int = 16,
         progress: bool | None = None,
+        queue: bool | str = False,
         **arguments: Unpack[CallArguments],
     ) -> list[Completion | BatchFailure]:
         """Answer many prompts, concurrently; results in order, errors in their places.
@@ -375,16 +380,25 @@ class Lab:
             max_concurrency: calls in the air at once.
             progress: show a progress bar with the cost so far; default: for more than one call,
                 in a notebook or terminal.
+            queue: have `novellus worker` processes answer it, on whatever machines they run, each
+                as many at once as it was told; or the name of the queue that they serve.
             arguments: `complete`'s, for every item that does not say otherwise.
 
         A failed item is a `BatchFailure` (falsy, with `.error`). Stopping the cell cancels what is
         under way; what was answered is logged and, if cacheable, kept.
+
+        Raises:
+            NoWorkerError: with `queue`, and no worker serves it; nothing was queued.
         """
         from novellus_lab.display import batch_progress
 
         runtime = self._live()
         items = self._batch_items(runtime, prompts, arguments, max_concurrency)
         with batch_progress(len(items), progress) as on_result:
+            if queue is not False:
+                from novellus_lab.queue.batch import run_queued_batch
+
+                return runtime.thread.run(run_queued_batch, self._jobs(), items, queue, on_result)
             return runtime.thread.run(
                 run_batch, self._ask_item(runtime), items, max_concurrency, on_result
             )
@@ -395,6 +409,7 @@ class Lab:
         *,
         max_concurrency: int = 16,
         progress: bool | None = None,
+        queue: bool | str = False,
         **arguments: Unpack[CallArguments],
     ) -> list[Completion | BatchFailure]:
         """Answer many prompts: the async twin of `batch`, same arguments."""
@@ -403,9 +418,82 @@ class Lab:
         runtime = self._live()
         items = self._batch_items(runtime, prompts, arguments, max_concurrency)
         with batch_progress(len(items), progress) as on_result:
+            if queue is not False:
+                from novellus_lab.queue.batch import run_queued_batch
+
+                return await runtime.thread.arun(
+                    run_queued_batch, self._jobs(), items, queue, on_result
+                )
             return await runtime.thread.arun(
                 run_batch, self._ask_item(runtime), items, max_concurrency, on_result
             )
+
+    # --- later -------------------------------------------------------------------------------
+
+    def queue_request(
+        self,
+        request_data: Mapping[str, Any],
+        priority: int = 0,
+        scheduled_at: datetime | timedelta | None = None,
+        *,
+        queue: str = "default",
+        max_attempts: int = 5,
+    ) -> Job:
+        """Have a worker (`novellus worker`) answer a request, here or on another machine.
+
+        Args:
+            request_data: `complete`'s arguments: `{"prompt": "…", "max_tokens": 100}`. They are
+                checked now. `timeout` counts from the moment when a worker begins.
+            priority: of jobs that may run, those with the highest go first.
+            scheduled_at: run it not before this time (local, if it has no zone), or so long from
+                now (a timedelta).
+            queue: for workers that serve certain queues only.
+            max_attempts: rate limits, timeouts and failures of providers are retried, with growing
+                pauses; after so many runs the job has failed, and keeps its request:
+                `lab.queue.jobs("failed")`, `job.retry()`.
+
+        The answer is logged as any other, and is waited for with `job.result()` or `await job`.
+        Request and answer stand in the database until workers forget the job, a week after its end,
+        whether or not content is logged. The budgets of the configuration hold in workers; a
+        `with lab.budget(…)` block does not reach into them.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; nothing was queued.
+            StoreUnavailableError: the database does not answer.
+        """
+        from novellus_lab.spaces.queue import Job
+
+        jobs = self._jobs()
+        asked = jobs.check(request_data, priority, scheduled_at, queue, max_attempts)
+        id = jobs.runtime.thread.run(jobs.put, asked)
+        return Job(id, self._jobs, response_model=asked.response_model)
+
+    async def aqueue_request(
+        self,
+        request_data: Mapping[str, Any],
+        priority: int = 0,
+        scheduled_at: datetime | timedelta | None = None,
+        *,
+        queue: str = "default",
+        max_attempts: int = 5,
+    ) -> Job:
+        """Have a worker answer a request: the async twin of `queue_request`, same arguments."""
+        from novellus_lab.spaces.queue import Job
+
+        jobs = self._jobs()
+        asked = jobs.check(request_data, priority, scheduled_at, queue, max_attempts)
+        id = await jobs.runtime.thread.arun(jobs.put, asked)
+        return Job(id, self._jobs, response_model=asked.response_model)
+
+    def job(self, id: UUID | str) -> Job:
+        """Return a queued request by its id, whoever queued it.
+
+        Raises:
+            UnknownJobError: this is no id. Whether there is such a job, its methods tell.
+        """
+        from novellus_lab.spaces.queue import Job, job_id
+
+        return Job(job_id(id), self._jobs)
 
     # --- the log -----------------------------------------------------------------------------
 
@@ -453,6 +541,13 @@ class Lab:
         from novellus_lab.spaces.budgets import LabBudgets
 
         return LabBudgets(self._live)
+
+    @property
+    def queue(self) -> LabQueue:
+        """Queued requests and the workers that run them: `jobs`, `workers`."""
+        from novellus_lab.spaces.queue import LabQueue
+
+        return LabQueue(self._jobs)
 
     def budget(
         self, usd: Decimal | float | str, *, name: str = "this block"
@@ -569,6 +664,19 @@ class Lab:
                     self._settings, self._database, redact=self._redact, seed=self._seed
                 )
             return held.runtime
+
+    def _jobs(self) -> JobQueue:
+        """Return this process's way to the queue.
+
+        Raises:
+            MissingDependencyError: the queue's library is not installed.
+        """
+        from novellus_lab.queue.queue import JobQueue
+
+        runtime, jobs = self._live(), self._job_queue
+        if jobs is None or jobs.runtime is not runtime:
+            jobs = self._job_queue = JobQueue(runtime)
+        return jobs
 
     def _prepare_embedding(
         self,

@@ -154,6 +154,8 @@ def _drop_ours(connection: psycopg.Connection, where: str) -> None:
         for name in _made(kind):
             statement = "DROP {} IF EXISTS public.{} CASCADE"
             connection.execute(sql.SQL(statement).format(sql.SQL(kind), sql.Identifier(name)))
+    # Made when the queue is first used, not by a migration: see novellus_lab.queue.delivery.
+    connection.execute("DROP SCHEMA IF EXISTS novellus_queue CASCADE")
 
 
 def _made(kind: str) -> list[str]:

@@ -1,0 +1,271 @@
+"""A queued request in the hand, and `lab.queue`: the jobs and the workers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from novellus_lab.errors import InvalidRequestError, NovellusError, UnknownJobError
+from novellus_lab.pipeline.structured import parse_answer
+from novellus_lab.queue.answers import load_error
+from novellus_lab.queue.jobs import JobStatus
+from novellus_lab.queue.queue import answer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from novellus_lab.lab import Lab
+    from novellus_lab.queue.jobs import JobRow
+    from novellus_lab.queue.queue import JobQueue, WorkerState
+    from novellus_lab.types import Completion
+
+
+class Job:
+    """A request in the queue: `job.status()`, `job.result()` or `await job`, `job.cancel()`.
+
+    It is found again by its id from any process: `lab.job(id)`. It runs, and its result is kept,
+    whether or not this object lives on.
+    """
+
+    def __init__(
+        self,
+        id: UUID,
+        jobs: Callable[[], JobQueue],
+        *,
+        response_model: type | None = None,
+        seen: JobRow | None = None,
+    ) -> None:
+        self.id = id
+        self._jobs = jobs
+        self._response_model = response_model
+        self._seen = seen
+
+    def status(self) -> JobStatus:
+        """Return where it stands: queued, running, done, failed or cancelled.
+
+        Raises:
+            UnknownJobError: there is no such job (any more).
+            StoreUnavailableError
+        """
+        return JobStatus(self._read().status)
+
+    async def astatus(self) -> JobStatus:
+        """Return where it stands: the async twin of `status`."""
+        jobs = self._jobs()
+        self._seen = await jobs.runtime.thread.arun(jobs.row, self.id)
+        return JobStatus(self._seen.status)
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the end, and return the answer.
+
+        Args:
+            timeout: seconds to wait; None: until it has ended.
+
+        Raises:
+            JobNotDoneError: it has not ended within `timeout`. It goes on.
+            JobCancelledError: it was cancelled.
+            UnknownJobError: there is no such job (any more).
+            NovellusError: what its call met, as `lab.complete` would have raised it.
+        """
+        jobs = self._jobs()
+        return self._answer(jobs.runtime.thread.run(jobs.ended, self.id, _checked(timeout)))
+
+    async def aresult(self, timeout: float | None = None) -> Completion:
+        """Wait for the end, and return the answer: the async twin of `result`."""
+        jobs = self._jobs()
+        return self._answer(await jobs.runtime.thread.arun(jobs.ended, self.id, _checked(timeout)))
+
+    def __await__(self) -> Generator[Any, None, Completion]:
+        return self.aresult().__await__()
+
+    def cancel(self) -> bool:
+        """Cancel it; a call that is under way is broken off. Return whether it had not ended."""
+        jobs = self._jobs()
+        return jobs.runtime.thread.run(jobs.cancel, self.id)
+
+    async def acancel(self) -> bool:
+        """Cancel it: the async twin of `cancel`."""
+        jobs = self._jobs()
+        return await jobs.runtime.thread.arun(jobs.cancel, self.id)
+
+    def retry(self) -> Job:
+        """Run it afresh, after it failed; return itself.
+
+        Raises:
+            InvalidRequestError: it did not fail.
+        """
+        jobs = self._jobs()
+        jobs.runtime.thread.run(jobs.retry, self.id)
+        return self
+
+    async def aretry(self) -> Job:
+        """Run it afresh: the async twin of `retry`."""
+        jobs = self._jobs()
+        await jobs.runtime.thread.arun(jobs.retry, self.id)
+        return self
+
+    def _read(self) -> JobRow:
+        jobs = self._jobs()
+        self._seen = jobs.runtime.thread.run(jobs.row, self.id)
+        return self._seen
+
+    def _answer(self, row: JobRow) -> Completion:
+        self._seen = row
+        completion = answer_of(row)
+        if self._response_model is None or (completion.tool_calls and not completion.content):
+            return completion
+        parsed = parse_answer(completion.content, {}, self._response_model)
+        return replace(completion, parsed=parsed)
+
+    def __repr__(self) -> str:
+        """What was last heard of it: a repr asks nobody."""
+        return f"Job({self.id}{'' if self._seen is None else f', {_told(self._seen)}'})"
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import table_html
+
+        try:
+            row = self._read()
+        except NovellusError as error:
+            return table_html(("job",), [(str(self.id),)], (str(error),))
+        return table_html(_HEADER, [_cells(row)])
+
+
+class Jobs(tuple[Job, ...]):
+    """Jobs, newest first. Shows itself as a table."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import table_html
+
+        return table_html(_HEADER, [_cells(job._seen) for job in self if job._seen is not None])
+
+
+class Workers(tuple["WorkerState", ...]):
+    """The workers that are alive. Shows itself as a table."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        from novellus_lab.display import table_html
+
+        rows = [
+            (
+                f"{state.host}:{state.pid}",
+                "all" if state.queues is None else ", ".join(state.queues),
+                f"{state.running} of {state.concurrency}",
+                f"{state.started_at.astimezone():%Y-%m-%d %H:%M:%S}",
+            )
+            for state in self
+        ]
+        about = () if self else ("no worker is alive: start one with `novellus worker`",)
+        return table_html(("worker", "queues", "busy", "since"), rows, about)
+
+
+class LabQueue:
+    """The queue of a lab's database."""
+
+    def __init__(self, jobs: Callable[[], JobQueue]) -> None:
+        self._jobs = jobs
+
+    def __repr__(self) -> str:
+        return "lab.queue: jobs, workers"
+
+    def jobs(self, status: str | None = None, *, limit: int = 100) -> Jobs:
+        """Return the latest jobs, newest first.
+
+        Args:
+            status: only those that are queued, running, done, failed (the dead letters) or
+                cancelled.
+            limit: at most so many.
+        """
+        jobs = self._jobs()
+        found = jobs.runtime.thread.run(jobs.newest, _status(status), limit)
+        return Jobs(Job(row.id, self._jobs, seen=row) for row in found)
+
+    async def ajobs(self, status: str | None = None, *, limit: int = 100) -> Jobs:
+        """Return the latest jobs: the async twin of `jobs`."""
+        jobs = self._jobs()
+        found = await jobs.runtime.thread.arun(jobs.newest, _status(status), limit)
+        return Jobs(Job(row.id, self._jobs, seen=row) for row in found)
+
+    def workers(self) -> Workers:
+        """Return the workers that are alive, on whatever machine."""
+        jobs = self._jobs()
+        return Workers(jobs.runtime.thread.run(jobs.workers))
+
+    async def aworkers(self) -> Workers:
+        """Return the workers that are alive: the async twin of `workers`."""
+        jobs = self._jobs()
+        return Workers(await jobs.runtime.thread.arun(jobs.workers))
+
+
+def job_id(id: Any) -> UUID:
+    """Return a job's id.
+
+    Raises:
+        UnknownJobError: it is none.
+    """
+    if isinstance(id, UUID):
+        return id
+    try:
+        return UUID(str(id))
+    except ValueError:
+        raise UnknownJobError(
+            f"{id!r:.80} is no job's id: they look like 0199c2f4-5b1e-7c3a-9d2e-0123456789ab"
+        ) from None
+
+
+def run_worker(lab: Lab, **options: Any) -> None:
+    """Answer queued requests in this process until it is stopped; options as of `Worker`."""
+    from novellus_lab.queue.worker import Worker
+
+    asyncio.run(Worker(lab._live(), **options).run())
+
+
+def _status(status: str | None) -> str | None:
+    if status is None or status in list(JobStatus):
+        return status
+    raise InvalidRequestError(
+        f"status must be one of {', '.join(JobStatus)} or None, not {status!r:.80}"
+    )
+
+
+def _checked(timeout: float | None) -> float | None:
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0
+    ):
+        raise InvalidRequestError(f"timeout must be seconds, 0 or more, or None, not {timeout!r}")
+    return timeout
+
+
+_HEADER = ("job", "status", "queue", "priority", "attempts", "worker", "")
+
+
+def _cells(row: JobRow) -> Sequence[object]:
+    attempts = f"{row.attempts} of {row.max_attempts}"
+    status = str(row.status)
+    return (row.id, status, row.queue, row.priority, attempts, row.worker or "", _note(row))
+
+
+def _told(row: JobRow) -> str:
+    note = _note(row)
+    return f"{row.status}: {note}" if note else str(row.status)
+
+
+def _note(row: JobRow) -> str:
+    if row.status == JobStatus.QUEUED and row.scheduled_at and row.scheduled_at > datetime.now(UTC):
+        at = f"not before {row.scheduled_at.astimezone():%Y-%m-%d %H:%M:%S}"
+        return at if row.error is None else f"{at}, after {_error(row)}"
+    if row.status in (JobStatus.FAILED, JobStatus.QUEUED) and row.error is not None:
+        return _error(row)
+    return ""
+
+
+def _error(row: JobRow) -> str:
+    error = load_error(row.error)
+    return f"{type(error).__name__}: {error}"
