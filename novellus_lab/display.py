@@ -416,7 +416,11 @@ def _cache(c: Completion) -> str:
     if c.original_latency_ms is not None:
         facts.append(f"originally {duration(c.original_latency_ms)}")
     detail = f" ({', '.join(facts)})" if facts else ""
-    return f'<span class="nvl-hit">{label}{detail}</span>'
+    hit = f'<span class="nvl-hit">{label}{detail}</span>'
+    if c.cache_source_prompt:  # so that a person sees at once whether it was the same question
+        asked = _text(" ".join(c.cache_source_prompt.split()))
+        hit += f' <span title="{_text(c.cache_source_prompt, _SHOWN_MESSAGE)}">as “{asked}”</span>'
+    return hit
 
 
 def _tokens(u: Usage) -> str:

@@ -39,6 +39,7 @@ def test_the_seeds_example_and_what_the_log_keeps_of_it(make_lab, rows, llm):
     assert hit.cache_source_id == first.request_id
     assert 0.85 <= hit.cache_similarity <= 1
     assert "semantic cache hit" in hit._repr_html_()
+    assert "as “What is Python?”" in hit._repr_html_()
     assert ask(lab, OTHER).cache is CacheOutcome.MISS
     assert lab.complete("Explain Python").cache is CacheOutcome.MISS  # this call did not ask for it
     lab.flush()
