@@ -10,7 +10,6 @@ import psycopg
 from psycopg.rows import class_row
 
 from novellus_lab.cache.semantic.calibration import Calibration, JudgedHits, calibrate
-from novellus_lab.cache.semantic.verifier import Verdict
 from novellus_lab.errors import StoreUnavailableError
 from novellus_lab.store.database import cause
 from novellus_lab.store.storable import storable_text
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from novellus_lab.cache.semantic.verifier import Verdict
     from novellus_lab.pipeline.semantic import Engine
 
 # Hits whose two questions and answer are all in the log, and that nobody has judged.
@@ -106,6 +106,8 @@ class Served:
 
 async def verdict_of(engine: Engine, question: str, other: str) -> Verdict:
     """Return what the verifier says of two questions."""
+    from novellus_lab.cache.semantic.verifier import Verdict
+
     vectors = engine.static.embed([question, other])
     first = engine.verifier.compare(question, other, float(vectors[0] @ vectors[1]))
     if isinstance(first, Verdict):
