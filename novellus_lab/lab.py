@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
     from novellus_lab.spaces.queue import Job, LabQueue
+    from novellus_lab.spaces.session import Session
+    from novellus_lab.spaces.session_turns import SessionTurns
     from novellus_lab.store.database import Database
     from novellus_lab.types import BatchFailure, Completion, Message
 
@@ -154,6 +156,7 @@ class Lab:
             self._database.close()
             raise
         self._job_queue: JobQueue | None = None
+        self._session_turns: SessionTurns | None = None
         self._held = _Held(runtime, self._database)
         weakref.finalize(self, _close_forgotten, self._held).atexit = False
         if runtime.catalog.stands_in:
@@ -428,6 +431,32 @@ class Lab:
                 run_batch, self._ask_item(runtime), items, max_concurrency, on_result
             )
 
+    # --- conversations -----------------------------------------------------------------------
+
+    def session(
+        self,
+        id: str | None = None,
+        *,
+        system: str | None = None,
+        **arguments: Unpack[CallArguments],
+    ) -> Session:
+        """Open a conversation that remembers: `s = lab.session()`, `s.complete("…")`.
+
+        Args:
+            id: goes on with the conversation of this id, whoever began it; None begins a new one.
+            system: what stands before the conversation; None: as it was.
+            arguments: `complete`'s, for every call that does not say otherwise.
+
+        It has `complete`, `stream` and their async twins, `history`, `cost`, `clear()`. What is
+        said is kept in PostgreSQL, whether or not content is logged, until `clear()`.
+
+        Raises:
+            InvalidRequestError: the id, the system prompt or an argument is wrong.
+        """
+        from novellus_lab.spaces.session import Session
+
+        return Session(self._conversations, id, system=system, arguments=arguments)
+
     # --- later -------------------------------------------------------------------------------
 
     def queue_request(
@@ -664,6 +693,15 @@ class Lab:
                     self._settings, self._database, redact=self._redact, seed=self._seed
                 )
             return held.runtime
+
+    def _conversations(self) -> SessionTurns:
+        """Return this process's way to the conversations."""
+        from novellus_lab.spaces.session_turns import SessionTurns
+
+        runtime, turns = self._live(), self._session_turns
+        if turns is None or turns.runtime is not runtime:
+            turns = self._session_turns = SessionTurns(runtime)
+        return turns
 
     def _jobs(self) -> JobQueue:
         """Return this process's way to the queue.
