@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 from novellus_lab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-_BISECTIONS = 60
+_STEPS = 60
+_ROUNDING = 1e-12
+_FIRST_SHARE = 0.75
+_MORE_STARTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ def calibrate(
     confidence: float = 0.95,
     *,
     embedding_model: str = "",
+    curve_points: int = 50,
 ) -> Calibration:
     """Find the lowest threshold whose share of wrong hits is surely at most `max_error_rate`.
 
@@ -75,7 +79,9 @@ def calibrate(
     thresholds are tried from the strictest down, each by the exact binomial (Clopper-Pearson) test
     of "more than `max_error_rate` of its hits are wrong", and the search ends at the first that
     can't be refuted. Which ones are tried is fixed before any label is seen, by ranks of the scores:
-    from the fewest hits that can refute anything, each with about 3% more hits than the last.
+    from the fewest hits that can refute anything, each with about 3% more hits than the last. Where
+    there are hits enough the search starts anew at 2, 4, 8 … times as many, should the very top be
+    unlucky; the first search has three quarters of the risk, the others share the rest.
 
     What this rests on: pairs are independent, and a lower score is no better than a higher one
     (then of the pairs above the first bad threshold each is wrong with at least the rate tested,
@@ -88,6 +94,7 @@ def calibrate(
         max_error_rate: largest share of wrong hits, above 0 and below 1.
         confidence: of the bound, over repeated calibrations.
         embedding_model: kept with the result.
+        curve_points: about how many thresholds the curve shows; 0: no curve.
 
     Raises:
         InvalidRequestError: arguments are wrong, or so few pairs score high that nothing can be
@@ -116,34 +123,34 @@ def calibrate(
     wrong_so_far = [0]
     for _, same in ranked:
         wrong_so_far.append(wrong_so_far[-1] + (not same))
-    found: tuple[float, int, int] | None = None
-    first: tuple[int, int] | None = None
-    for hits in _looks(ranked, needed, served):
-        errors = wrong_so_far[hits]
-        first = first or (hits, errors)
-        if upper_bound(errors, hits, confidence) > max_error_rate:
-            break
-        found = (ranked[hits - 1][0], hits, errors)
     positives = sum(1 for _, same in ranked if same)
+    found: tuple[int, float] | None = None
+    for start, risk in _starts(served, max_error_rate, 1 - confidence):
+        for hits in _looks(ranked, start, served):
+            if _tail_at_most(wrong_so_far[hits], hits, max_error_rate) > risk + _ROUNDING:
+                break
+            if found is None or hits > found[0]:
+                found = (hits, risk)
     if found is None:
-        hits, errors = first or (0, 0)
+        errors = wrong_so_far[needed]
         raise InvalidRequestError(
-            f"no threshold holds an error rate of {max_error_rate:.2%}: of the {hits} pairs that score "
-            f"highest {errors} are wrong, where at most {_most_errors(hits, max_error_rate, confidence)} "
-            f"may be. Check their labels, or allow a higher rate"
+            f"no threshold holds an error rate of {max_error_rate:.2%}: of the {needed} pairs that "
+            f"score highest {errors} are wrong, and no longer list of them is good enough. Check their "
+            f"labels, or allow a higher rate"
         )
-    threshold, hits, errors = found
+    hits, risk = found
+    threshold, errors = ranked[hits - 1][0], wrong_so_far[hits]
     return Calibration(
         threshold=threshold,
         max_error_rate=max_error_rate,
         confidence=confidence,
-        bound=upper_bound(errors, hits, confidence),
+        bound=upper_bound(errors, hits, 1 - risk),
         pairs=len(ranked),
         positives=positives,
         hits=hits,
         errors=errors,
         recall=(hits - errors) / positives if positives else 0.0,
-        curve=_curve(ranked, wrong_so_far, positives),
+        curve=_curve(ranked, wrong_so_far, positives, curve_points) if curve_points else (),
         embedding_model=embedding_model,
     )
 
@@ -158,7 +165,7 @@ def upper_bound(errors: int, trials: int, confidence: float = 0.95) -> float:
     """Return the one-sided Clopper-Pearson upper bound of a rate: exact for any size."""
     if errors >= trials:
         return 1.0
-    return _solve(lambda rate: _tail_at_most(errors, trials, rate) - (1 - confidence))
+    return _beta_quantile(confidence, errors + 1, trials - errors)
 
 
 def lower_bound(successes: int, trials: int, confidence: float = 0.95) -> float:
@@ -216,7 +223,7 @@ class JudgedHits:
                 likelihood += self.wrong * math.log(rate)
             return mixture - likelihood
 
-        for _ in range(_BISECTIONS):
+        for _ in range(_STEPS):
             middle = (low + high) / 2
             if middle >= 1 or evidence(middle) >= limit:
                 high = middle
@@ -229,6 +236,18 @@ def judged(judgements: Iterable[bool]) -> JudgedHits:
     """Return what a sequence of judgements (True: the answer fitted) says."""
     right = list(judgements)
     return JudgedHits(len(right), sum(1 for one in right if not one))
+
+
+def _starts(served: int, rate: float, risk: float) -> list[tuple[int, float]]:
+    """Return where searches start (numbers of hits), and the risk that each may take."""
+    single = [(hits_needed(rate, 1 - risk), risk)]
+    share = risk * (1 - _FIRST_SHARE) / _MORE_STARTS
+    first, later = hits_needed(rate, 1 - risk * _FIRST_SHARE), hits_needed(rate, 1 - share)
+    if served < 2 * later:
+        return single
+    more = [later * 2**k for k in range(1, _MORE_STARTS + 1) if later * 2**k <= served]
+    rest = risk * (1 - _FIRST_SHARE) / len(more)
+    return [(first, risk * _FIRST_SHARE), *((start, rest) for start in more)]
 
 
 def _looks(ranked: list[tuple[float, bool]], first: int, last: int) -> Iterator[int]:
@@ -244,7 +263,7 @@ def _looks(ranked: list[tuple[float, bool]], first: int, last: int) -> Iterator[
 
 
 def _curve(
-    ranked: list[tuple[float, bool]], wrong: list[int], positives: int, points: int = 100
+    ranked: list[tuple[float, bool]], wrong: list[int], positives: int, points: int
 ) -> tuple[CurvePoint, ...]:
     ends = [
         i for i in range(1, len(ranked) + 1) if i == len(ranked) or ranked[i][0] < ranked[i - 1][0]
@@ -273,45 +292,60 @@ def _curve(
     return tuple(curve)
 
 
-def _most_errors(trials: int, rate: float, confidence: float) -> int:
-    errors = 0
-    while upper_bound(errors + 1, trials, confidence) <= rate:
-        errors += 1
-    return errors
-
-
 def _tail_at_most(successes: int, trials: int, rate: float) -> float:
-    """P(X <= successes) of a binomial, summed from the largest term for accuracy."""
-    if rate <= 0:
-        return 1.0
-    if rate >= 1:
-        return float(successes >= trials)
-    log_rate, log_rest = math.log(rate), math.log1p(-rate)
-    total = 0.0
-    for k in range(successes, -1, -1):
-        term = math.exp(
-            math.lgamma(trials + 1)
-            - math.lgamma(k + 1)
-            - math.lgamma(trials - k + 1)
-            + k * log_rate
-            + (trials - k) * log_rest
-        )
-        total += term
-        if k < trials * rate and term < total * 1e-17:
-            break
-    return min(total, 1.0)
+    """P(X <= successes) of a binomial."""
+    return _incomplete_beta(trials - successes, successes + 1, 1 - rate)
 
 
-def _solve(falling: Callable[[float], float]) -> float:
-    """Find where a falling function of a rate crosses zero, from above: never too small a bound."""
+def _beta_quantile(level: float, a: float, b: float) -> float:
+    """Find x with I_x(a, b) = level: Newton's steps, kept between bounds that bisection narrows."""
     low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        if falling(middle) > 0:
-            low = middle
+    x = a / (a + b)
+    log_norm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    for _ in range(_STEPS):
+        error = _incomplete_beta(a, b, x) - level
+        if error < 0:
+            low = x
         else:
-            high = middle
-    return high
+            high = x
+        log_density = log_norm + (a - 1) * math.log(x) + (b - 1) * math.log1p(-x)
+        step = error / math.exp(log_density) if log_density > -700 else math.inf
+        nearer = x - step
+        if not low < nearer < high:
+            nearer = (low + high) / 2
+        if abs(nearer - x) <= 1e-14 * x or nearer in (0.0, 1.0):
+            return nearer
+        x = nearer
+    return x
+
+
+def _incomplete_beta(a: float, b: float, x: float) -> float:
+    """Regularised incomplete beta function, by its continued fraction (Abramowitz & Stegun 26.5.8)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(b, a, 1 - x)
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    )
+    # Lentz's method, two terms of the fraction a turn.
+    c, d = 1.0, 1 / _not_zero(1 - (a + b) * x / (a + 1))
+    total = d
+    for m in range(1, 10_000):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1 / _not_zero(1 + term * d)
+            c = _not_zero(1 + term / c)
+            total *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return front * total / a
+
+
+def _not_zero(value: float) -> float:
+    return value if abs(value) > 1e-300 else 1e-300
 
 
 def _check_rates(max_error_rate: float, confidence: float) -> None:
