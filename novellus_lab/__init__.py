@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from novellus_lab.errors import NovellusError
     from novellus_lab.integration import AIModelManager, CacheManager, ai_complete, ai_embed
     from novellus_lab.lab import Lab
+    from novellus_lab.routing.balancer import ModelLoadBalancer
     from novellus_lab.types import BatchFailure, CacheOutcome, Chunk, Completion, Usage
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ _HOMES = {
     "Chunk": "types",
     "Completion": "types",
     "Lab": "lab",
+    "ModelLoadBalancer": "routing.balancer",
     "NovellusError": "errors",
     "Usage": "types",
     "ai_complete": "integration",
@@ -35,6 +37,7 @@ __all__ = [
     "Chunk",
     "Completion",
     "Lab",
+    "ModelLoadBalancer",
     "NovellusError",
     "Usage",
     "ai_complete",

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Unpack
 
 from novellus_lab.lab import Lab
+from novellus_lab.routing.balancer import ModelLoadBalancer as ModelLoadBalancer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

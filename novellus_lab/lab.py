@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
     from novellus_lab.spaces.queue import Job, LabQueue
+    from novellus_lab.spaces.router import LabRouter
     from novellus_lab.spaces.session import Session
     from novellus_lab.spaces.session_turns import SessionTurns
     from novellus_lab.store.database import Database
@@ -114,6 +115,8 @@ class Lab:
             the models that come with this package.
         redact: applied to every text before it is logged.
         seed: makes routing's lotteries repeatable.
+        strategies: routing strategies of yours, by the names that the YAML gives them: subclasses of
+            `ModelLoadBalancer`. More come with `lab.router.register`.
 
     Raises:
         ConfigurationError: naming file, key, and what is allowed.
@@ -133,6 +136,7 @@ class Lab:
         config: str | Path | Mapping[str, Any] | None = None,
         redact: Callable[[str], str] | None = None,
         seed: int | None = None,
+        strategies: Mapping[str, Any] | None = None,
     ) -> None:
         # Drivers, schemas and providers come with the first lab: who imports this module may only
         # want its names, and a notebook's first cell should not wait.
@@ -140,6 +144,7 @@ class Lab:
         from novellus_lab.settings import load_settings
         from novellus_lab.store.database import open_database, resolve_home
 
+        self._registered: dict[str, Any] = {"strategies": dict(strategies or {}), "checks": {}}
         self._redact = redact
         self._seed = seed
         self._settings = load_settings(
@@ -151,7 +156,9 @@ class Lab:
         )
         try:
             mirror_configuration(self._settings, self._database.conninfo)
-            runtime = Runtime.open(self._settings, self._database, redact=redact, seed=seed)
+            runtime = Runtime.open(
+                self._settings, self._database, redact=redact, seed=seed, **self._registered
+            )
         except BaseException:
             self._database.close()
             raise
@@ -213,8 +220,8 @@ class Lab:
                 last user turn alone; default as configured.
             cache: finer: ttl, max_age (seconds), no_store, read_only, write_only, namespace,
                 sample.
-            model_selection_strategy: `weighted`, `cost_optimized`, `least_latency`, `round_robin`
-                or `priority`; default as configured.
+            model_selection_strategy: `weighted`, `cost_optimized`, `least_latency`, `cascade`, …, or
+                one of yours (see `lab.router.strategies()`); default as configured.
             timeout: seconds for everything, retries and failovers included.
             priority: a label for rules and the log.
             tags: free labels for analysis, such as `{"team": "search"}`.
@@ -565,6 +572,13 @@ class Lab:
         return LabCache(self._live)
 
     @property
+    def router(self) -> LabRouter:
+        """How models are chosen: `explain`, `strategies`, `register`, `train`, `routers`."""
+        from novellus_lab.spaces.router import LabRouter
+
+        return LabRouter(self._live)
+
+    @property
     def budgets(self) -> LabBudgets:
         """The budgets of the configuration: `status`."""
         from novellus_lab.spaces.budgets import LabBudgets
@@ -690,7 +704,11 @@ class Lab:
             if held.runtime.pid != os.getpid():
                 _inherited.append(held.runtime)
                 held.runtime = held.runtime.open(
-                    self._settings, self._database, redact=self._redact, seed=self._seed
+                    self._settings,
+                    self._database,
+                    redact=self._redact,
+                    seed=self._seed,
+                    **self._registered,
                 )
             return held.runtime
 

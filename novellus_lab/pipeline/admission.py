@@ -22,7 +22,7 @@ from novellus_lab.limits.rate_limits import RateLimits
 from novellus_lab.routing.breaker import BreakerPolicy, CircuitBreaker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from uuid import UUID
 
     from novellus_lab.limits.budgets import Reservation
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from novellus_lab.limits.rate_limits import Permit
     from novellus_lab.pipeline.catalog import Model
     from novellus_lab.pipeline.question import Question
+    from novellus_lab.pipeline.quick_prices import QuickPrices
     from novellus_lab.pipeline.request import Request
-    from novellus_lab.pricing import PriceBook
     from novellus_lab.settings import BudgetSettings, Settings
 
 logger = logging.getLogger("novellus_lab.limits")
@@ -99,7 +99,7 @@ class Admission:
     """One per lab. `why_not` and `prefer_cheaper` on any thread, the rest on the lab's loop."""
 
     def __init__(
-        self, settings: Settings, models: Iterable[Model], prices: PriceBook, conninfo: str
+        self, settings: Settings, models: Iterable[Model], prices: QuickPrices, conninfo: str
     ) -> None:
         redis = settings.redis_url
         limits = settings.limits
@@ -126,6 +126,25 @@ class Admission:
         if reason is None and not self.budgets.idle:
             reason = self.budgets.allows(_scope(question, model), self.most_usd(question, model))
         return reason
+
+    def reasons(self, question: Question, models: Sequence[Model]) -> list[str | None]:
+        """Return for each model what `why_not` says."""
+        if not self.budgets.idle:
+            return [self.why_not(question, model) for model in models]
+        if not self._breaks:
+            return [None] * len(models)
+        allows = self.breaker.allows
+        return [allows(model.id) for model in models]
+
+    def waits_s(self, question: Question, models: Sequence[Model]) -> list[float]:
+        """Return for each model what `wait_s` says."""
+        quotas, wait_s = self._quotas, self.limits.wait_s
+        return [
+            wait_s(limits, self._tokens(question, model))
+            if (limits := quotas.get(model.id))
+            else 0.0
+            for model in models
+        ]
 
     def prefer_cheaper(self, question: Question, model: Model) -> str | None:
         """Return why a cheaper model should be taken, or None."""

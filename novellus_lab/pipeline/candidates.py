@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import partial
 from math import isinf
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.catalog import Catalog, Model
     from novellus_lab.pipeline.observing import Observed
     from novellus_lab.pipeline.question import Question
-    from novellus_lab.pricing import PriceBook
+    from novellus_lab.pipeline.quick_prices import QuickPrices
     from novellus_lab.routing.answer_length import ExpectedUsage
     from novellus_lab.routing.latency import Forecast
     from novellus_lab.settings import RuleSettings
@@ -39,7 +38,7 @@ class Candidates:
         self,
         catalog: Catalog,
         rules: Sequence[RuleSettings],
-        prices: PriceBook,
+        prices: QuickPrices,
         observed: Observed,
         admission: Admission,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -51,6 +50,7 @@ class Candidates:
         self._observed = observed
         self._clock = clock
         self._options: dict[str, Option] = {}
+        self._pools: dict[tuple[str, ...], tuple[Model, ...]] = {}
         self.change_with_time = any(rule.conditions.depends_on_time for rule in rules)
         """Whether another rule may decide for the same question in an hour."""
 
@@ -80,9 +80,13 @@ class Candidates:
             if not models:
                 raise NoModelAvailableError(self._catalog.why_empty())
             return rule, models
+        models = self._pools.get(rule.model_pool, ())
+        if models:
+            return rule, models
         named = [self._catalog.get(name) for name in rule.model_pool]
         models = tuple(m for m in named if m.unavailable is None and not m.is_embedding)
         if models:
+            self._pools[rule.model_pool] = models
             return rule, models
         if self._catalog.stands_in:  # recorded answers stand in for this pool, too
             return rule, self._catalog.chat_pool
@@ -109,21 +113,20 @@ class Candidates:
             ContextWindowExceededError: the prompt is too long for all of them.
             NoModelAvailableError: none is left, for whatever reasons.
         """
-        estimates = self.estimates(question)
         kept = _keep(list(models), dropped, lambda m: _too_long(question, m))
         if not kept:
             raise _too_long_for_all(models, question.input_tokens)
         if question.model_id is None and (needs := question.needs):
             kept = _keep(kept, dropped, lambda m: _lacks(m, needs))
         if rule is not None and rule.conditions.max_cost_usd is not None:
-            most_usd = rule.conditions.max_cost_usd
+            most_usd, estimates = rule.conditions.max_cost_usd, self.estimates(question)
             kept = _keep(kept, dropped, lambda m: _too_dear(estimates, m, most_usd))
         if not kept:
             told = "; ".join(f"{c.model_id}: {c.dropped}" for c in dropped)
             decided = "" if rule is None else f" by rule {rule.name!r}"
             raise NoModelAvailableError(f"no model{decided} can take this request: {told}")
         if rule is not None and rule.conditions.max_latency_ms is not None:
-            most_ms = rule.conditions.max_latency_ms
+            most_ms, estimates = rule.conditions.max_latency_ms, self.estimates(question)
             too_slow: list[Candidate] = []
             quick = _keep(kept, too_slow, lambda m: _too_slow(estimates, m, most_ms))
             if quick:
@@ -135,22 +138,23 @@ class Candidates:
         self, question: Question, models: list[Model], dropped: list[Candidate]
     ) -> list[Model]:
         """Leave out who can't be called now, and who would make the call wait: unless all would."""
-        for why_not in (self._admission.why_not, self._waits):
+        for reasons in (self._admission.reasons, self._waits):
             if len(models) < 2:
                 break
-            not_now: list[Candidate] = []
-            ready = _keep(models, not_now, partial(why_not, question))
-            if ready:
-                dropped += not_now
-                models = ready
+            told = reasons(question, models)
+            if any(told):
+                ready = [m for m, reason in zip(models, told, strict=True) if reason is None]
+                if ready:
+                    dropped += [
+                        Candidate(m.id, dropped=reason)
+                        for m, reason in zip(models, told, strict=True)
+                        if reason is not None
+                    ]
+                    models = ready
         return models
 
-    def _waits(self, question: Question, model: Model) -> str | None:
-        wait_s = self._admission.wait_s(question, model)
-        if not wait_s:
-            return None
-        until = "when a call ends" if isinf(wait_s) else f"in {wait_s:.1f} s"
-        return f"its rate limits have room {until}"
+    def _waits(self, question: Question, models: Sequence[Model]) -> list[str | None]:
+        return [_wait(s) if s else None for s in self._admission.waits_s(question, models)]
 
     def prefer_cheaper(self, question: Question, models: Sequence[Model]) -> str | None:
         """Return why the cheapest should be taken, whatever the strategy says, or None."""
@@ -189,18 +193,26 @@ class Candidates:
 class QuestionEstimates:
     """`routing.strategies.Estimates` of one question."""
 
-    __slots__ = ("_catalog", "_observed", "_prices", "_question")
+    __slots__ = ("_catalog", "_now", "_observed", "_prices", "_question", "_usage")
 
     def __init__(
-        self, question: Question, catalog: Catalog, prices: PriceBook, observed: Observed
+        self, question: Question, catalog: Catalog, prices: QuickPrices, observed: Observed
     ) -> None:
         self._question = question
+        self._usage: dict[str, ExpectedUsage] = {}
+        self._now = datetime.now(UTC)
         self._catalog = catalog
         self._prices = prices
         self._observed = observed
 
     def usage(self, model_id: str) -> ExpectedUsage:
         """Return how long the answer will be, and how much of the prompt the provider has cached."""
+        found = self._usage.get(model_id)
+        if found is None:
+            found = self._usage[model_id] = self._expected(model_id)
+        return found
+
+    def _expected(self, model_id: str) -> ExpectedUsage:
         question, entry = self._question, self._catalog.get(model_id).settings
         return self._observed.lengths.expected(
             model_id,
@@ -221,7 +233,7 @@ class QuestionEstimates:
             input_tokens=input_tokens,
             output_tokens=usage.output_tokens,
             cached_input_tokens=int(input_tokens * usage.cached_share),
-            at=datetime.now(UTC),
+            at=self._now,
             configured=model.prices,
             base_model=model.settings.base_model,
             base_url=model.config.base_url,
@@ -241,6 +253,11 @@ class QuestionEstimates:
 
     def success_share(self, model_id: str) -> float:
         return self._observed.traffic.success_share(model_id)
+
+
+def _wait(wait_s: float) -> str:
+    until = "when a call ends" if isinf(wait_s) else f"in {wait_s:.1f} s"
+    return f"its rate limits have room {until}"
 
 
 def _too_dear(estimates: QuestionEstimates, model: Model, most_usd: Decimal) -> str | None:

@@ -23,6 +23,7 @@ from novellus_lab.pipeline.intake import Intake
 from novellus_lab.pipeline.loop_thread import LoopThread
 from novellus_lab.pipeline.observing import Observed
 from novellus_lab.pipeline.pipeline import Pipeline
+from novellus_lab.pipeline.quick_prices import QuickPrices
 from novellus_lab.pipeline.recording import ContentPolicy
 from novellus_lab.pipeline.trained_routers import TrainedRouters
 from novellus_lab.pricing import PriceBook
@@ -85,9 +86,10 @@ class Runtime:
         catalog = Catalog(settings)
         random = Random(seed)
         prices = PriceBook()
+        quick_prices = QuickPrices(prices)
         observed = Observed()
         routers = TrainedRouters(database.conninfo)
-        admission = Admission(settings, catalog, prices, database.conninfo)
+        admission = Admission(settings, catalog, quick_prices, database.conninfo)
         # Back-off draws from a lottery of its own: a retry must not shift the picks that follow.
         attempts = Attempts(
             catalog, prices, observed.latencies, settings.retries, Random(seed), admission
@@ -111,7 +113,7 @@ class Runtime:
         pipeline = Pipeline(
             settings=settings,
             catalog=catalog,
-            candidates=Candidates(catalog, balancing.rules, prices, observed, admission),
+            candidates=Candidates(catalog, balancing.rules, quick_prices, observed, admission),
             strategies=registry,
             attempts=attempts,
             cache=cache,

@@ -151,11 +151,11 @@ def drawn(judged: Sequence[Candidate], random: Random) -> Ranking:
     if len(hopeful) == 1:
         order = hopeful
     else:
-        weights = [c.probability for c in hopeful]
         # Keys of weighted sampling without replacement (Efraimidis & Spirakis 2006); the first of
         # them is drawn with exactly its weight.
-        keys = [random.expovariate(1.0) / weight for weight in weights]
-        order = [c for _, c in sorted(zip(keys, hopeful, strict=True), key=lambda pair: pair[0])]
+        draw, log = random.random, math.log
+        keys = [-log(1.0 - draw()) / c.probability for c in hopeful]
+        order = [hopeful[n] for n in sorted(range(len(keys)), key=keys.__getitem__)]
     if len(order) < len(judged):
         rest = [c for c in judged if c.probability <= 0]
         for _, equals in itertools.groupby(rest, key=lambda c: c.score):
@@ -166,13 +166,35 @@ def drawn(judged: Sequence[Candidate], random: Random) -> Ranking:
     return Ranking(tuple(order))
 
 
-class Weighted(Strategy):
+class _Fixed(Strategy):
+    """A strategy that judges by the configuration alone: by the same options, always the same."""
+
+    uses_history = False
+
+    def __init__(self) -> None:
+        self._judged: dict[tuple[str, ...], tuple[list[Option], list[Candidate]]] = {}
+
+    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+        key = tuple([option.model_id for option in options])
+        known = self._judged.get(key)
+        if known is not None and known[0] == options:
+            return known[1]
+        if len(self._judged) >= 64:
+            self._judged.clear()
+        judged = self.fixed(options)
+        self._judged[key] = (list(options), judged)
+        return judged
+
+    @abstractmethod
+    def fixed(self, options: Sequence[Option]) -> list[Candidate]: ...
+
+
+class Weighted(_Fixed):
     """At random, in proportion to `weight`; failover by the same lottery among the rest."""
 
     name = "weighted"
-    uses_history = False
 
-    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+    def fixed(self, options: Sequence[Option]) -> list[Candidate]:
         return _in_proportion([(o.model_id, o.weight) for o in options])
 
 
@@ -264,20 +286,19 @@ class LeastBusy(Strategy):
         )
 
 
-class Priority(Strategy):
+class Priority(_Fixed):
     """Highest `priority` first; equal ones at random."""
 
     name = "priority"
-    uses_history = False
 
-    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+    def fixed(self, options: Sequence[Option]) -> list[Candidate]:
         return [
             Candidate(c.model_id, c.probability, None if c.score is None else -c.score)
             for c in _least_first({o.model_id: -o.priority for o in options})
         ]
 
 
-class RoundRobin(Strategy):
+class RoundRobin(_Fixed):
     """Each model in turn.
 
     The turn is fixed by how many requests came before, not by anything in this one, so each model
@@ -285,12 +306,12 @@ class RoundRobin(Strategy):
     """
 
     name = "round_robin"
-    uses_history = False
 
     def __init__(self) -> None:
+        super().__init__()
         self._turn = itertools.count()
 
-    def judge(self, options: Sequence[Option], context: RoutingContext) -> list[Candidate]:
+    def fixed(self, options: Sequence[Option]) -> list[Candidate]:
         return [Candidate(name, 1 / len(options)) for name in sorted(o.model_id for o in options)]
 
     def rank(

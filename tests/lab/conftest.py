@@ -40,7 +40,7 @@ def make_lab(database: Any, tmp_path: Any) -> Iterator[Callable[..., Lab]]:
     def make(*models: dict[str, Any], **options: Any) -> Lab:
         lab_options = {
             name: options.pop(name)
-            for name in ("redact", "seed", "home", "database_url")
+            for name in ("redact", "seed", "home", "database_url", "strategies")
             if name in options
         }
         lab_options.setdefault("home", tmp_path / "home")

@@ -36,7 +36,7 @@ TABLES = {
     "ai_models", "load_balancing_rules", "ai_requests", "ai_request_attempts", "ai_response_cache",
     "ai_response_cache_removals", "ai_call_leases", "ai_call_lease_holders",
     "ai_budgets", "ai_budget_periods", "ai_budget_reservations",
-    "ai_cache_calibrations", "ai_cache_judgements",
+    "ai_cache_calibrations", "ai_cache_judgements", "ai_routers",
     "ai_jobs", "ai_queue_workers", "ai_sessions", "ai_session_turns",
     "ai_log_segments", "novellus_schema_migrations",
 }  # fmt: skip
