@@ -97,7 +97,6 @@ async def run_queued_batch(
 async def _cancel_rest(jobs: JobQueue, ids: Sequence[UUID]) -> None:
     try:
         async with asyncio.timeout(4.0):
-            for id in ids:
-                await jobs.cancel(id)
+            await jobs.cancel_all(ids)
     except (NovellusError, TimeoutError) as error:
         logger.warning("not all of the batch's jobs could be cancelled: %s", error)

@@ -16,6 +16,7 @@ import psycopg
 from novellus_lab.errors import MissingDependencyError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from procrastinate import App
@@ -155,9 +156,12 @@ async def deliver(
     return [job.id for job in delivered if job.id is not None]
 
 
-async def take_back(connection: Connection, delivery_id: int) -> None:
-    """Don't bring a job any more; where a worker runs it, have it stopped."""
-    await connection.execute("SELECT procrastinate_cancel_job_v1(%s, true, true)", [delivery_id])
+async def take_back(connection: Connection, deliveries: Sequence[int]) -> None:
+    """Don't bring jobs any more; where a worker runs one, have it stopped."""
+    await connection.execute(
+        "SELECT procrastinate_cancel_job_v1(id, true, true) FROM unnest(%s::bigint[]) AS id",
+        [list(deliveries)],
+    )
 
 
 async def bring_again(connection: Connection, silent_s: float) -> int:

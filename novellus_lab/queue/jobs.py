@@ -172,9 +172,16 @@ async def fail(connection: Connection, id: UUID, error: str) -> bool:
     return await _end(connection, id, "status = 'failed', error = %s::json", [error])
 
 
-async def cancel(connection: Connection, id: UUID) -> bool:
-    """Return whether it had not ended before."""
-    return await _end(connection, id, "status = 'cancelled', request = NULL", [])
+async def cancel(connection: Connection, ids: Sequence[UUID]) -> list[int]:
+    """Cancel those that have not ended; return by which deliveries they would have come."""
+    found = await connection.execute(
+        "WITH cancelled AS (UPDATE ai_jobs SET status = 'cancelled', request = NULL,"
+        " finished_at = now() WHERE id = ANY(%s) AND status IN ('queued', 'running')"
+        " RETURNING id, delivery_id)"
+        " SELECT delivery_id, pg_notify(%s, id::text) FROM cancelled",
+        [list(ids), CHANNEL],
+    )
+    return [row[0] for row in await found.fetchall()]
 
 
 async def _end(connection: Connection, id: UUID, what: str, values: list[Any]) -> bool:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ALIVE_S = 30.0
 """A worker that was not heard of for longer is taken for dead."""
 _LOOK_FOR_WORKERS_S = 0.25
+_LOOK_AFTER_WORKERS_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,42 +159,52 @@ class JobQueue:
         Where no worker is alive for `give_up_s`, the jobs that are left are cancelled, and end with
         a NoWorkerError.
         """
-        places = {id: place for place, id in enumerate(ids)}
         async with self._endings.of(ids) as futures:
-            left: set[asyncio.Future[JobRow]] = set(futures.values())
-            id_of = {future: id for id, future in futures.items()}
+            ended: asyncio.Queue[int] = asyncio.Queue()
+            for place, id in enumerate(ids):
+                futures[id].add_done_callback(lambda _, place=place: ended.put_nowait(place))
+            left = set(range(len(ids)))
             seen_at = time.monotonic()
             while left:
-                done, left = await asyncio.wait(
-                    left, timeout=5.0, return_when=asyncio.FIRST_COMPLETED
-                )
-                for future in done:
-                    error = future.exception()
-                    told: Any = future.result() if error is None else error
-                    on_end(places[id_of[future]], told)
-                if done or await self.workers(queue):
-                    seen_at = time.monotonic()
-                elif time.monotonic() - seen_at > give_up_s:
-                    gone = _no_worker(queue, f"for {give_up_s:g} s, and the job was cancelled")
-                    for future in left:
-                        await self.cancel(id_of[future])
-                        on_end(places[id_of[future]], gone)
-                    return
+                try:
+                    async with asyncio.timeout(_LOOK_AFTER_WORKERS_S):
+                        place = await ended.get()
+                except TimeoutError:
+                    if await self.workers(queue):
+                        seen_at = time.monotonic()
+                    elif time.monotonic() - seen_at > give_up_s:
+                        gone = _no_worker(queue, f"for {give_up_s:g} s, and the job was cancelled")
+                        await self.cancel_all([ids[place] for place in left])
+                        for place in sorted(left):
+                            on_end(place, gone)
+                        return
+                    continue
+                seen_at = time.monotonic()
+                left.discard(place)
+                future = futures[ids[place]]
+                error = future.exception()
+                on_end(place, future.result() if error is None else error)
 
     async def cancel(self, id: UUID) -> bool:
         """Cancel a job that has not ended; return whether it was so."""
 
         async def work(connection: Connection) -> bool:
-            rows = await jobs.read(connection, [id], lock=True)
-            if not rows:
-                raise unknown_job(id)
-            if not await jobs.cancel(connection, id):
+            deliveries = await jobs.cancel(connection, [id])
+            if not deliveries:
+                await self._known(connection, id)
                 return False
-            if rows[0].delivery_id is not None:
-                await delivery.take_back(connection, rows[0].delivery_id)
+            await delivery.take_back(connection, deliveries)
             return True
 
         return await self._database.run(work)
+
+    async def cancel_all(self, ids: Sequence[UUID]) -> None:
+        """Cancel those of the jobs that have not ended."""
+
+        async def work(connection: Connection) -> None:
+            await delivery.take_back(connection, await jobs.cancel(connection, ids))
+
+        await self._database.run(work)
 
     async def retry(self, id: UUID) -> None:
         """Run a failed job afresh.

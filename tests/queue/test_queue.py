@@ -297,3 +297,19 @@ async def test_a_batch_that_is_stopped_cancels_what_is_left(make_lab, rows, star
         with pytest.raises(asyncio.CancelledError):
             await batch
     assert {row["status"] for row in rows("ai_jobs")} == {"cancelled"}
+
+
+def test_a_batch_whose_workers_are_gone_does_not_wait_for_ever(
+    make_lab, rows, start_worker, monkeypatch
+):
+    monkeypatch.setattr("novellus_lab.queue.batch._WORKERS_GONE_S", 0.0)
+    monkeypatch.setattr("novellus_lab.queue.queue._LOOK_AFTER_WORKERS_S", 0.2)
+    monkeypatch.setattr("novellus_lab.queue.queue.ALIVE_S", 8.0)
+    with ScriptedServer(Scripted(end="hang")) as server:
+        lab = make_lab(openai_model("gpt-4o", server.url))
+        worker = start_worker(server.url)
+        until(lab.queue.workers)
+        worker.kill()
+        results = lab.batch(["x", "y"], queue=True)
+    assert all(isinstance(result.error, NoWorkerError) for result in results)
+    assert {row["status"] for row in rows("ai_jobs")} == {"cancelled"}
