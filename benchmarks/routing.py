@@ -15,8 +15,7 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,8 +24,12 @@ from novellus_lab import Lab
 from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.question import Question, build_question
 from novellus_lab.pipeline.request import Request
-from novellus_lab.pipeline.runtime import Runtime
 from novellus_lab.pipeline.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from novellus_lab.pipeline.runtime import Runtime
 
 ROUNDS = 7
 PLENTY = 10**9
@@ -111,7 +114,14 @@ def teach(runtime: Runtime, models: int) -> None:
 def measure(models: int, rules: int, calls: int) -> Table:
     table = Table(title=f"Choosing among {models} models by {rules} rules")
     table.add_column("strategy")
-    for name in ("rules", "candidates and choice", "letting it in", "all", "with a budget", "share"):
+    for name in (
+        "rules",
+        "candidates and choice",
+        "letting it in",
+        "all",
+        "with a budget",
+        "share",
+    ):
         table.add_column(name, justify="right")
     with (
         tempfile.TemporaryDirectory() as home,

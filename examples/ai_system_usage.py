@@ -8,8 +8,14 @@ so that both work, the questions here are among the recorded ones.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from novellus_lab.integration import AIModelManager, CacheManager, ai_complete, shared_lab
+from novellus_lab.integration import (
+    CacheManager,
+    ModelLoadBalancer,
+    ai_complete,
+    shared_lab,
+)
 from novellus_lab.providers.replay_data import recorded_prompts
 
 FIRST, SECOND, THIRD = recorded_prompts(3)
@@ -64,15 +70,49 @@ async def semantic_search() -> None:
         print(f"{result['similarity']:6.3f}  {result['prompt']}")
 
 
+def told(strategy: str, response: dict[str, Any]) -> None:
+    chance = response["route"].propensity
+    print(f"{strategy:>14}: {response['model']}, picked with probability {chance:.2g}")
+
+
 async def load_balancing_strategies() -> None:
     title("Load balancing strategies")
-    manager = AIModelManager()
-    for strategy in ("weighted", "cost_optimized", "least_latency"):
-        response = await manager.complete(
-            prompt=FIRST, model_selection_strategy=strategy, use_cache=False
+
+    # Cost-optimized routing
+    response = await ai_complete(
+        prompt=FIRST, model_selection_strategy="cost_optimized", use_cache=False
+    )
+    told("cost_optimized", response)
+
+    # Performance-optimized routing
+    response = await ai_complete(
+        prompt=FIRST, model_selection_strategy="least_latency", use_cache=False
+    )
+    told("least_latency", response)
+
+    # Weighted selection (default)
+    response = await ai_complete(prompt=FIRST, model_selection_strategy="weighted", use_cache=False)
+    told("weighted", response)
+    print(await shared_lab().router.aexplain(FIRST, model_selection_strategy="cost_optimized"))
+
+
+class CustomLoadBalancer(ModelLoadBalancer):
+    """The cheap model for short questions, the dear one for long ones."""
+
+    def select_model(self, **kwargs: Any) -> str | None:
+        priced = [c for c in kwargs["candidates"] if c.expected_cost_usd is not None]
+        choose = max if len(kwargs["prompt"]) > 300 else min
+        return choose(priced, key=lambda c: c.expected_cost_usd).model_id if priced else None
+
+
+async def custom_load_balancing() -> None:
+    title("A load balancer of one's own")
+    shared_lab().router.register("custom", CustomLoadBalancer)
+    for prompt in (FIRST, SECOND):
+        response = await ai_complete(
+            prompt=prompt, model_selection_strategy="custom", use_cache=False
         )
-        chance = response["route"].propensity
-        print(f"{strategy:>14}: {response['model']}, picked with probability {chance:.2g}")
+        told("custom", response)
 
 
 def what_was_logged() -> None:
@@ -94,6 +134,7 @@ async def main() -> None:
     await with_semantic_caching()
     await semantic_search()
     await load_balancing_strategies()
+    await custom_load_balancing()
     what_was_logged()
 
 

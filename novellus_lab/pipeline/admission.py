@@ -118,7 +118,9 @@ class Admission:
         self.breaker = CircuitBreaker(BreakerPolicy(**settings.breaker.policy()))
         self._breaks = settings.breaker.enabled
         self._prices = prices
+        models = list(models)
         self._quotas = {model.id: _quotas(model, settings) for model in models}
+        self._longest = {m.id: int(m.settings.max_tokens or _LONGEST_ANSWER) for m in models}
 
     def why_not(self, question: Question, model: Model) -> str | None:
         """Return None if a call could be sent to this model now, else why not. Changes nothing."""
@@ -138,9 +140,10 @@ class Admission:
 
     def waits_s(self, question: Question, models: Sequence[Model]) -> list[float]:
         """Return for each model what `wait_s` says."""
-        quotas, wait_s = self._quotas, self.limits.wait_s
+        quotas, wait_s, tokens = self._quotas, self.limits.wait_s, question.input_tokens
+        asked, longest = question.params.get("max_tokens"), self._longest
         return [
-            wait_s(limits, self._tokens(question, model))
+            wait_s(limits, tokens + (asked or longest[model.id]))
             if (limits := quotas.get(model.id))
             else 0.0
             for model in models

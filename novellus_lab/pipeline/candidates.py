@@ -113,7 +113,12 @@ class Candidates:
             ContextWindowExceededError: the prompt is too long for all of them.
             NoModelAvailableError: none is left, for whatever reasons.
         """
-        kept = _keep(list(models), dropped, lambda m: _too_long(question, m))
+        size = len(question.messages_json)  # a token is at least a byte
+        windows = [self.option(model).context_window for model in models]
+        if all([window is None or window >= size for window in windows]):
+            kept = list(models)
+        else:
+            kept = _keep(models, dropped, lambda m: _too_long(question, m))
         if not kept:
             raise _too_long_for_all(models, question.input_tokens)
         if question.model_id is None and (needs := question.needs):
@@ -158,6 +163,8 @@ class Candidates:
 
     def prefer_cheaper(self, question: Question, models: Sequence[Model]) -> str | None:
         """Return why the cheapest should be taken, whatever the strategy says, or None."""
+        if self._admission.budgets.idle:
+            return None
         for model in models:
             reason = self._admission.prefer_cheaper(question, model)
             if reason is not None:
@@ -293,7 +300,7 @@ def _keep(models: Sequence[Model], dropped: list[Candidate], why_not: WhyNot) ->
 
 def _too_long(question: Question, model: Model) -> str | None:
     window = model.settings.context_window
-    if window is None or len(question.messages_json) <= window:  # a token is at least a byte
+    if window is None or len(question.messages_json) <= window:
         return None
     if question.input_tokens <= window * _CONTEXT_SLACK:
         return None
