@@ -1,0 +1,1 @@
+"""Health and anomalies (floor 3)."""
