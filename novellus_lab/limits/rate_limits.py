@@ -202,9 +202,12 @@ class RateLimits:
 
         For routing: changes nothing, and asks nobody.
         """
-        now = self._clock()
-        gauges = [gauge for q in quotas if (gauge := self._gauges.get(q.id)) is not None]
-        return max((gauge.wait_s(float(tokens), now)[0] for gauge in gauges), default=0.0)
+        longest_s, now = 0.0, self._clock()
+        for quota in quotas:
+            gauge = self._gauges.get(quota.id)
+            if gauge is not None and (wait_s := gauge.wait_s(float(tokens), now)[0]) > longest_s:
+                longest_s = wait_s
+        return longest_s
 
     def pause(self, quota: Quota, seconds: float) -> None:
         """Let no call in for so long: the provider asked for it (retry-after)."""
