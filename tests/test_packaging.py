@@ -41,6 +41,16 @@ def test_every_extra_of_extras_exists(project: dict[str, Any]) -> None:
                 assert set(match[1].split(",")) <= set(extras), requirement
 
 
+def test_every_extra_that_a_message_names_exists(project: dict[str, Any]) -> None:
+    sources = (ROOT / "novellus_lab").glob("**/*.py")
+    named = {
+        match
+        for source in sources
+        for match in re.findall(r"novellus_lab\[(\w+)\]", source.read_text(encoding="utf-8"))
+    }
+    assert named <= set(project["optional-dependencies"])
+
+
 def test_both_places_say_the_same_version(project: dict[str, Any]) -> None:
     assert project["version"] == __version__
 
