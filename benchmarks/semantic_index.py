@@ -105,8 +105,9 @@ class Texts:
                 self._random.randrange(len(self._sentences)),
                 self._random.randrange(len(self._sentences)),
             )
-            if pair not in self._seen and pair[0] != pair[1]:
-                self._seen.add(pair)
+            # Not the other way round either: static vectors of the two are equal.
+            if pair[0] != pair[1] and pair not in self._seen:
+                self._seen |= {pair, pair[::-1]}
                 found.append((self._sentences[pair[0]], self._sentences[pair[1]]))
         return found
 
