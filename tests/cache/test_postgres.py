@@ -217,7 +217,7 @@ def test_entries_that_another_process_removes_are_not_waited_for(database):
 def test_the_removal_goes_by_an_index(database):
     with psycopg.connect(database.conninfo) as connection:
         connection.execute("SET enable_seqscan = off")
-        plan = connection.execute("EXPLAIN " + postgres._PURGE, [500]).fetchall()
+        plan = connection.execute("EXPLAIN " + postgres._PURGE, [0.0, 500]).fetchall()
     assert "ai_response_cache_expires_at" in str(plan)
 
 
