@@ -7,9 +7,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from novellus_lab.monitoring.contributions import Contribution
+    from novellus_lab.monitoring.detect.adaptive import Verdict
 
 
 class AnomalyKind(StrEnum):
@@ -63,3 +64,21 @@ def severity_of(score: float) -> Severity:
     if score >= 0.75:
         return Severity.HIGH
     return Severity.MEDIUM if score >= 2 / 3 else Severity.LOW
+
+
+def anomaly_of(verdict: Verdict, metric: str, *, interval: timedelta) -> Anomaly:
+    """The anomaly that an alarm of the adaptive detector stands for.
+
+    It covers the points that the verdict looked at, each `interval` long and named by its start. An
+    alarm says when something began; whether it lasts, the echo doesn't tell.
+    """
+    return Anomaly(
+        kind=AnomalyKind(verdict.view),
+        metric=metric,
+        start=verdict.time - (verdict.points - 1) * interval,
+        end=verdict.time + interval,
+        observed=verdict.value,
+        expected=verdict.expected,
+        score=verdict.score,
+        severity=severity_of(verdict.score),
+    )

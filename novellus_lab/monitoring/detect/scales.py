@@ -61,7 +61,7 @@ class MultiScaleDetector:
         )
 
     def observe(self, time: datetime, value: float) -> Verdict | None:
-        """The highest score of all widths that end with this point; None if none does.
+        """An alarm, or else the highest score, of the widths that end with this point; None if none does.
 
         `Verdict.points` says how many points it stands for; its time is the last one's.
         """
@@ -78,4 +78,4 @@ class MultiScaleDetector:
             scale.block.clear()
             scale.missing = 0
             verdicts.append(replace(scale.detector.observe(time, mean), points=scale.width))
-        return max(verdicts, key=lambda verdict: verdict.score, default=None)
+        return max(verdicts, key=lambda verdict: (verdict.alarm, verdict.score), default=None)
