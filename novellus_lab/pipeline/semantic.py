@@ -45,6 +45,7 @@ logger = logging.getLogger("novellus_lab.cache")
 
 CANDIDATES = 5
 """Nearest questions that are looked at: the nearest may differ in a number, the next not."""
+_ENCODER_PATIENCE_S = 0.5
 _FOLLOW_EVERY_S = 0.5
 _STORE_BATCH = 256
 _STORE_TRIES = 20
@@ -217,7 +218,6 @@ class SemanticCache:
 
         near = engine.index.search(scope, (await engine.embedder.embed([text]))[0], CANDIDATES)
         unsure: list[tuple[bytes, str, Undecided]] = []
-        accepted: list[tuple[bytes, str, Verdict]] = []
         for key, cosine in near:
             prompt = engine.prompts.get(key)
             if prompt is None:
@@ -225,34 +225,45 @@ class SemanticCache:
             first = engine.verifier.compare(text, prompt, engine.likeness(text, prompt, cosine))
             if not isinstance(first, Verdict):
                 unsure.append((key, prompt, first))
-            elif first.accepted:
-                accepted.append((key, prompt, first))
-        found = await self._first_there(accepted, policy)
-        if found is not None or not unsure or engine.encoder is None:
+            elif first.accepted:  # sure enough: farther ones need no look
+                found = await self._there(key, prompt, first, policy)
+                if found is not None:
+                    self._by_features += 1
+                    return found
+        if not unsure or engine.encoder is None:
             self._by_features += 1
-            return found
+            return None
         self._by_encoder += 1
-        own, *others = await engine.encoder.embed([text, *(prompt for _, prompt, _ in unsure)])
+        try:
+            async with asyncio.timeout(_ENCODER_PATIENCE_S):
+                vectors = await engine.encoder.embed([text, *(prompt for _, prompt, _ in unsure)])
+        except TimeoutError:
+            return None  # so many ask at once that a model would answer as soon
+        own, *others = vectors
         verdicts = [
             (key, prompt, engine.verifier.decide(undecided, float(own @ other)))
             for (key, prompt, undecided), other in zip(unsure, others, strict=True)
         ]
-        accepted = [found for found in verdicts if found[2].accepted]
-        return await self._first_there(accepted, policy)
+        for key, prompt, verdict in sorted(verdicts, key=lambda v: -v[2].score):
+            if verdict.accepted:
+                found = await self._there(key, prompt, verdict, policy)
+                if found is not None:
+                    return found
+        return None
 
-    async def _first_there(
-        self, accepted: list[tuple[bytes, str, Verdict]], policy: CachePolicy | None
+    async def _there(
+        self, key: bytes, prompt: str, verdict: Verdict, policy: CachePolicy | None
     ) -> SimilarEntry | None:
-        for key, prompt, verdict in sorted(accepted, key=lambda a: -a[2].score):
-            entry = self._responses.get_local(key, policy or _ANY)
-            if entry is None:
-                entry, _ = await self._responses.get_shared(key, policy or _ANY)
-            if entry is not None and entry.fresh(time.time()):
-                self._hits += 1
-                self._responses.served[CacheOutcome.SEMANTIC] += 1
-                return SimilarEntry(entry, prompt, verdict)
-            if entry is None and (policy is None or policy.max_age is None):
-                self.forget([key])  # expired, or evicted
+        """Return the entry, unless it is gone or too old."""
+        entry = self._responses.get_local(key, policy or _ANY)
+        if entry is None:
+            entry, _ = await self._responses.get_shared(key, policy or _ANY)
+        if entry is not None and entry.fresh(time.time()):
+            self._hits += 1
+            self._responses.served[CacheOutcome.SEMANTIC] += 1
+            return SimilarEntry(entry, prompt, verdict)
+        if entry is None and (policy is None or policy.max_age is None):
+            self.forget([key])  # expired, or evicted
         return None
 
     def learn_text(self, key: bytes, scope: bytes, text: str) -> None:
