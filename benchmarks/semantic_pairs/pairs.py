@@ -1,9 +1,10 @@
-"""Labelled pairs of questions, from five sources; what their labels mean, and what they don't.
+"""Labelled pairs of questions, from eight sources; what their labels mean, and what they don't.
 
 | source | same | not the same |
 | --- | --- | --- |
 | questions | written for this project, in groups | near questions of a group, written to be confused |
-| unseen | as questions, written last and looked at once | the same |
+| near | written for this project, paraphrases | the same, made to be mistaken |
+| unseen | as questions and near, written last, and nothing chosen by them | the same |
 | swaps | templates: asked in two ways | templates: one thing swapped |
 | gptcache | GPTCache's 999 paraphrases | the same with the nearest of another record, if far enough |
 | clinc, banking | - | nearest question of another intent |
@@ -59,14 +60,20 @@ class LabelledPair:
         draw = blake2b(f"{self.source}\0{self.group}".encode(), digest_size=2).digest()[0]
         if self.source == "unseen":
             return "report"
-        if self.source in ("swaps", "semeval"):  # nothing is ever fitted to these
+        if self.source in ("near", "swaps", "semeval"):  # nothing is ever fitted to these
             return "calibrate" if draw < 128 else "report"
         return "fit" if draw < 90 else "calibrate" if draw < 173 else "report"
 
 
 def load(folder: Path, embed: Encoder) -> list[LabelledPair]:
     """Read all sources; `embed` gives the static vectors that find the nearest questions."""
-    found = [*_questions("questions"), *_questions("unseen"), *_swaps()]
+    found = [
+        *_questions("questions", "questions.txt"),
+        *_questions("unseen", "questions_unseen.txt"),
+        *_tabled("near", "pairs.tsv"),
+        *_tabled("unseen", "pairs_unseen.tsv"),
+        *_swaps(),
+    ]
     if folder.is_dir():
         found += _gptcache(folder / "mock_data.json", embed)
         with gzip.open(folder / "clinc150_train_val.json.gz", "rt", encoding="utf-8") as file:
@@ -79,8 +86,13 @@ def load(folder: Path, embed: Encoder) -> list[LabelledPair]:
     return [pair for pair in found if (pair.question, pair.other) not in same_after_all]
 
 
-def _questions(source: str) -> Iterator[LabelledPair]:
-    name = "questions.txt" if source == "questions" else "questions_unseen.txt"
+def _tabled(source: str, name: str) -> Iterator[LabelledPair]:
+    for line in (OWN / name).read_text(encoding="utf-8").splitlines():
+        same, one, other = line.split("\t")
+        yield LabelledPair(source, one, one, other, same == "1")
+
+
+def _questions(source: str, name: str) -> Iterator[LabelledPair]:
     groups: list[tuple[list[str], list[str]]] = []
     for line in (OWN / name).read_text(encoding="utf-8").splitlines():
         mark, _, text = line.partition(" ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from novellus_lab.cache.semantic import lexicon
@@ -74,53 +75,56 @@ class Alignment:
     @property
     def inversions(self) -> int:
         """Pairs of matched words that stand in the other order."""
-        order = [j for _, j in self.same]
-        return sum(1 for i, first in enumerate(order) for later in order[i + 1 :] if later < first)
+        return inversions([j for _, j in self.same])
 
 
-@dataclass(frozen=True, slots=True)
+def inversions(order: list[int]) -> int:
+    """Return how many pairs of a list are not in ascending order."""
+    return sum(1 for i, first in enumerate(order) for later in order[i + 1 :] if later < first)
+
+
+@dataclass(frozen=True)
 class Pair:
-    """Two questions and how their words match: what guards and features look at."""
+    """Two questions, and how their words match once somebody asks: many pairs need no vectors."""
 
     a: Reading
     b: Reading
-    aligned: Alignment
     similarity: WordSimilarity
-    lost_a: tuple[str, ...]
-    lost_b: tuple[str, ...]
-    """Words of weight that nothing in the other question stands for."""
-    frame: float
-    """Share of words that both have, those lost left out: 1 where nothing else differs."""
+
+    @cached_property
+    def aligned(self) -> Alignment:
+        return align(self.a, self.b, self.similarity)
+
+    @cached_property
+    def lost_a(self) -> tuple[str, ...]:
+        """Words of weight that nothing in the other question stands for."""
+        return _lost(self.a, self.aligned.left_a, self.aligned.best_a)
+
+    @cached_property
+    def lost_b(self) -> tuple[str, ...]:
+        return _lost(self.b, self.aligned.left_b, self.aligned.best_b)
+
+    @cached_property
+    def frame(self) -> float:
+        """Share of words that both have, those lost left out: 1 where nothing else differs."""
+        words_a = set(self.a.words).difference(self.lost_a)
+        words_b = set(self.b.words).difference(self.lost_b)
+        union = len(words_a | words_b)
+        return len(words_a & words_b) / union if union else 1.0
 
     @property
     def same_form(self) -> bool:
         """Whether both are one question but for the form in which it is asked."""
         a, b = self.a, self.b
-        return (
-            a.kind == b.kind != ""
-            and a.stems == b.stems
-            and bool(a.names or len(a.stems) > 1)
-            and (set(a.words) ^ set(b.words)).difference(a.content, b.content)
-            <= lexicon.FORM_WORDS | lexicon.CLASS_NOUNS
-        )
+        if a.kind != b.kind or not a.kind or a.stems != b.stems:
+            return False
+        if not a.names and len(a.stems) < 2:
+            return False
+        changed = (set(a.words) ^ set(b.words)).difference(a.content, b.content)
+        return changed <= _FORM
 
 
-def pair_up(a: Reading, b: Reading, similarity: WordSimilarity) -> Pair:
-    """Match the words of two questions."""
-    aligned = align(a, b, similarity)
-    lost_a = _lost(a, aligned.left_a, aligned.best_a)
-    lost_b = _lost(b, aligned.left_b, aligned.best_b)
-    frame_a, frame_b = set(a.words).difference(lost_a), set(b.words).difference(lost_b)
-    union = len(frame_a | frame_b)
-    return Pair(
-        a=a,
-        b=b,
-        aligned=aligned,
-        similarity=similarity,
-        lost_a=lost_a,
-        lost_b=lost_b,
-        frame=len(frame_a & frame_b) / union if union else 1.0,
-    )
+_FORM = lexicon.FORM_WORDS | lexicon.CLASS_NOUNS
 
 
 def _lost(reading: Reading, left: tuple[int, ...], best: tuple[float, ...]) -> tuple[str, ...]:
@@ -166,11 +170,30 @@ def align(a: Reading, b: Reading, similarity: WordSimilarity) -> Alignment:
 
 
 def opposites(one: str, other: str) -> bool:
-    """Whether two stems or words are a known pair of opposites, or one negates the other by a prefix."""
+    """Whether two words are a known pair of opposites, or made so by how they begin or end."""
     if frozenset((one, other)) in _OPPOSITE_STEMS:
         return True
     short, long = (one, other) if len(one) < len(other) else (other, one)
-    return len(short) > 3 and long.endswith(short) and long[: -len(short)] in _PREFIXES
+    if len(short) > 3 and long.endswith(short) and long[: -len(short)] in _PREFIXES:
+        return True
+    return _opposite_beginnings(one, other) or _opposite_beginnings(one[::-1], other[::-1])
+
+
+def _opposite_beginnings(one: str, other: str) -> bool:
+    """Whether both end alike, after over- and under-, upper- and lower-; or so in reverse."""
+    for length in range(_shared_end(one, other), 2, -1):
+        if frozenset((one[:-length], other[:-length])) in _BEGINNINGS:
+            return True
+    return False
+
+
+def _shared_end(one: str, other: str) -> int:
+    length = 0
+    for x, y in zip(reversed(one), reversed(other), strict=False):
+        if x != y:
+            break
+        length += 1
+    return length
 
 
 def _best(word: str, other: Reading, similarity: WordSimilarity) -> float:
@@ -210,3 +233,6 @@ def _stems(pair: frozenset[str]) -> frozenset[str]:
 
 _OPPOSITE_STEMS = frozenset(_stems(pair) for pair in lexicon.OPPOSITES)
 _PREFIXES = frozenset(lexicon.NEGATIVE_PREFIXES)
+_BEGINNINGS = lexicon.OPPOSITE_PREFIXES | {
+    frozenset(beginning[::-1] for beginning in pair) for pair in lexicon.OPPOSITE_PREFIXES
+}

@@ -6,10 +6,12 @@ each one is worth: precision and recall with it taken away.
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import TYPE_CHECKING
 
 from novellus_lab.cache.semantic import lexicon
-from novellus_lab.cache.semantic.alignment import opposites
+from novellus_lab.cache.semantic.alignment import inversions, opposites
 from novellus_lab.cache.semantic.question_kind import HARD_KINDS, NEAR_KINDS, TASKS
 from novellus_lab.cache.semantic.reading import stem
 
@@ -163,6 +165,10 @@ def differ_in_operators(pair: Pair) -> str | None:
     return None
 
 
+def _surfaces(reading: Reading, root: str) -> set[str]:
+    return {w for w, r in zip(reading.content, reading.stems, strict=True) if r == root}
+
+
 def _superlative(reading: Reading) -> bool:
     return bool(reading.operators & {"maximum", "most"}) or any(
         len(word) > 5 and word.endswith("est") for word in reading.content
@@ -175,6 +181,8 @@ def differ_in_names(pair: Pair) -> str | None:
     for one, other in ((a, b), (b, a)):
         for name in one.names:
             if name in other.stems:
+                if name in other.names and not _surfaces(one, name) & _surfaces(other, name):
+                    return f"only one names {_listed(sorted(_surfaces(one, name)))!r}"
                 continue
             if name in other.words and name not in lexicon.FUNCTION_WORDS:  # IT is not it
                 continue
@@ -197,6 +205,11 @@ def differ_by_opposites(pair: Pair) -> str | None:
         for j in pair.aligned.left_b:
             if opposites(a.stems[i], b.stems[j]) or opposites(a.content[i], b.content[j]):
                 return f"{a.content[i]!r} is the opposite of {b.content[j]!r}"
+    only_a, only_b = set(a.words).difference(b.words), set(b.words).difference(a.words)
+    for one in only_a:
+        for other in only_b:
+            if frozenset((one, other)) in lexicon.OPPOSITES:
+                return f"{one!r} is the opposite of {other!r}"
     turned_a, turned_b = _turned(a), _turned(b)
     if turned_a and turned_b and turned_a != turned_b:
         return f"{_listed(sorted(turned_a))} / {_listed(sorted(turned_b))}"
@@ -218,16 +231,36 @@ def _turned(reading: Reading) -> frozenset[str]:
 
 
 def differ_in_person(pair: Pair) -> str | None:
-    """My name is not your name."""
+    """My name is not your name; who follows me is not whom I follow."""
     whose_a = {lexicon.PERSONS[w] for w in pair.a.words if w in lexicon.PERSONS}
     whose_b = {lexicon.PERSONS[w] for w in pair.b.words if w in lexicon.PERSONS}
     if whose_a and whose_b and not whose_a & whose_b:
         return f"{_listed(sorted(whose_a))} / {_listed(sorted(whose_b))}"
+    if ("whose" in pair.a.words) != ("whose" in pair.b.words):
+        return "only one asks whose"
+    if _done_to_me(pair.a) != _done_to_me(pair.b):
+        return "only one is of what is done to me"
     return None
 
 
+def _done_to_me(reading: Reading) -> bool:
+    """Whether "me" is an object, not the one who is told, shown or given something."""
+    return any(
+        word in ("me", "us") and before not in lexicon.TELLING
+        for before, word in itertools.pairwise(reading.words)
+    )
+
+
 def differ_in_tense(pair: Pair) -> str | None:
-    """When it was done is not when it should be."""
+    """When it was done is not when it should be; what was is not what is."""
+    leading_a, leading_b = pair.a.words[:2], pair.b.words[:2]
+    for one, other in ((leading_a, leading_b), (leading_b, leading_a)):
+        if (
+            pair.a.kind == pair.b.kind
+            and not lexicon.PAST.isdisjoint(one)
+            and not lexicon.PRESENT.isdisjoint(other)
+        ):
+            return "one asks what was, the other what is"
     for one, other in ((pair.a.words, pair.b.words), (pair.b.words, pair.a.words)):
         if (
             not lexicon.PAST.isdisjoint(one)
@@ -258,7 +291,71 @@ def differ_in_roles(pair: Pair) -> str | None:
                 and of_b <= set(a.stems)
             ):
                 return f"{preposition} {_listed(of_a)} / {preposition} {_listed(of_b)}"
-    return _swapped(a, b)
+    if sorted(a.stems) == sorted(b.stems):
+        less_a, less_b = set(a.words).difference(b.words), set(b.words).difference(a.words)
+        parts_a, parts_b = less_a & lexicon.PARTS_PLAYED, less_b & lexicon.PARTS_PLAYED
+        turning = (less_a | less_b) & lexicon.TURNING_ROUND
+        if (parts_a and parts_b) or (turning and not _particles(a) and not _particles(b)):
+            return f"{_listed(sorted(parts_a))} / {_listed(sorted(parts_b))}"
+    particles_b = _particles(b)
+    for verb, particles in _particles(a).items():
+        against = particles_b.get(verb, particles)
+        if not particles & against:
+            return f"{verb} {_listed(sorted(particles))} / {verb} {_listed(sorted(against))}"
+    if _passive(a, b) != _passive(b, a) and not pair.aligned.inversions:
+        return "one does it, the other has it done to it"
+    swapped = _swapped(a, b)
+    if swapped is None and pair.aligned.inversions and not _order_explained(pair):
+        return "the same words in another order"
+    return swapped
+
+
+def _passive(reading: Reading, other: Reading) -> bool:
+    """Whether a verb that both have is passive in this one, and says by whom."""
+    match = _BY_AGENT.search(" ".join(reading.words))
+    return match is not None and stem(match[1]) in other.stems
+
+
+_BY_AGENT = re.compile(
+    r"\b(?:is|are|was|were|be|been|being|get|gets|got|getting)(?: \w+)? (\w+) by\b"
+)
+_COPULA = frozenset(("is", "are", "was", "were", "be", "been", "being"))
+
+
+def _order_explained(pair: Pair) -> bool:
+    """Whether grammar may have moved the words: "Python list" and "list in Python"."""
+    a, b = pair.a, pair.b
+    order = [j for i, j in pair.aligned.same if not _moves_freely(a.content[i])]
+    words_a, words_b = set(a.words), set(b.words)
+    return bool(
+        not inversions(order)
+        or (words_a & words_b & _SYMMETRIC and not (words_a | words_b) & _ASYMMETRIC)
+        or (words_a ^ words_b) & _MOVING  # a compound, a genitive, a passive, "it is"
+        or a.possessive != b.possessive
+        or len(words_a & _COPULA) != len(words_b & _COPULA)
+        or ("," in a.text) != ("," in b.text)  # two clauses
+        or (a.kind == b.kind == "yesno" and a.words[0] != b.words[0])
+        or not a.kind
+        or not b.kind  # key words, in any order
+    )
+
+
+def _moves_freely(word: str) -> bool:
+    return word.endswith(("est", "ly")) or word in lexicon.WEAK_WORDS
+
+
+_MOVING = lexicon.BINDERS | {"it", "as"}
+
+
+_PHRASAL = frozenset(stem(verb) for verb in lexicon.PHRASAL)
+
+
+def _particles(reading: Reading) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for word, after in itertools.pairwise(reading.words):
+        if after in lexicon.PARTICLES and stem(word) in _PHRASAL:
+            found.setdefault(stem(word), set()).add(after)
+    return found
 
 
 def _swapped(a: Reading, b: Reading) -> str | None:

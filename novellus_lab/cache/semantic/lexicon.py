@@ -38,7 +38,14 @@ PERSONS: dict[str, str] = {
 }  # fmt: skip
 """Whose it is. "A" and "the" are no one's, and go with each."""
 
+TELLING = _words(
+    """tell give show help let for to with teach write get find make remind suggest recommend send
+    explain by from of about bring buy around near"""
+)
+"""Before "me" these make it the one who is told, or given something."""
+
 PAST = _words("was were did had")
+PRESENT = _words("is are am do does")
 AHEAD = _words("will should must shall")
 
 CONTENT_IN_QUESTION = _words("use get make go need want like help show give explain describe way")
@@ -167,10 +174,10 @@ CLASS_NOUNS = _words(
 """After a name, in a question of what it is, they add nothing: "Python programming"."""
 
 FORM_WORDS = _words(
-    """a an the what which is are was were be how do does did can could should would will you i we one
-    me my please kindly tell explain describe define to way about of exactly really actually just also
-    so hey hi hello thanks thank there it that this possible someone somebody steps step process
-    method procedure best good right proper correct"""
+    """a an the what which is are be how do does can could should would will you i we one me my please
+    kindly tell explain describe define to way about of exactly really actually just also so hey hi
+    hello thanks thank there it that this possible someone somebody steps step process method
+    procedure best good right proper correct"""
 )
 """Words in which two ways to ask the same may differ, if the question's kind stays."""
 
@@ -207,13 +214,13 @@ oldest newest|oldest youngest|largest smallest|biggest smallest|longest shortest
 cheap expensive|cheapest expensive|rich poor|strong weak|hard easy|hard soft|easy difficult
 simple complex|good bad|best worst|better worse|pro con|advantage disadvantage|benefit drawback
 benefit risk|positive negative|plus minus|true false|right wrong|left right|north south|east west
-up down|over under|above below|inside outside|indoor outdoor|input output|internal external
+up down|over under|above below|inside outside|upward downward|upgrade downgrade|let stop|let prevent|allow stop|help hinder|indoor outdoor|input output|internal external
 public private|local remote|client server|front back|top bottom|beginning end|upper lower
 ascending descending|horizontal vertical|row column|width height|length width|latitude longitude
 numerator denominator|singular plural|prefix suffix|synonym antonym|active passive|sync async
 synchronous asynchronous|static dynamic|mutable immutable|legal illegal|safe dangerous|alive dead
 birth death|born died|birth die|born die|love hate|like dislike|remember forget|hire fire
-arrive depart|arrival departure|enter exit|enter leave|entrance exit|come go|wake sleep|full empty
+sunrise sunset|built torn|arrive depart|arrival departure|enter exit|enter leave|entrance exit|come go|wake sleep|full empty
 wet dry|clean dirty|inhale exhale|attack defend|offense defense|supply demand|cause effect
 cause result|cause consequence|question answer|profit loss|revenue cost|asset liability|bull bear
 inflation deflation|majority minority|maximum minimum|vertical horizontal|acid base|odd even
@@ -224,13 +231,87 @@ hire resign|resign retire|lighten darken|brighten dim|tighten loosen|shorten len
 strengthen weaken|widen narrow|hypertension hypotension|introvert extrovert|optimist pessimist
 predecessor successor|ancestor descendant|guilty innocent|victory defeat|permanent temporary
 optional required|voluntary mandatory|domestic international|wholesale retail|host guest
-differ common|difference common|difference similarity|different same|gross net|tenant landlord|buyer seller|plaintiff defendant|mortgage rent|rent buy
+differ common|difference common|difference similarity|different same|he she|him her|himself herself|for against|inner outer|inward outward|major minor
+senior junior|succeed precede|follow precede|mount unmount|summer winter|spring autumn|day night|dawn dusk
+friend enemy|ally enemy|victim perpetrator|doctor patient|lawyer client|predator prey|teacher pupil
+producer consumer|publisher subscriber|sender receiver|sender recipient|lender borrower|author reader
+speaker listener|winner loser|leader follower|hero villain|urban rural|solid liquid|liquid gas
+organic inorganic|analog digital|manual automatic|abstract concrete|literal figurative|formal informal
+absolute relative|general specific|broad narrow|sine cosine|derivative integral|differentiate integrate
+sum difference|sum product|product quotient|mean median|union intersection|subset superset|stack queue
+ingress egress|request response|plaintext ciphertext|vein artery|symptom cause|symptom treatment
+cause treatment|prevent cause|prevent treat|treat cause|diagnose treat|emigrate immigrate
+emigrant immigrant|surplus deficit|bride groom|prince princess|actor actress|waiter waitress|nephew niece
+grandmother grandfather|grandson granddaughter|lowercase uppercase|synonym homonym|landlord lodger
+single double|single married|married divorced|gross net|tenant landlord|buyer seller|plaintiff defendant|mortgage rent|rent buy
 """
+
+
+def _graded(word: str, ending: str) -> str:
+    """Return a comparative or superlative: long, longer; big, bigger; easy, easier; safe, safer."""
+    if word.endswith("e"):
+        return word + ending[1:]
+    if word.endswith("y") and len(word) > 3:
+        return word[:-1] + "i" + ending
+    vowel_before = len(word) == 3 and word[-2] in "aeiou" and word[-1] not in "aeiouwy"
+    return word + word[-1] + ending if vowel_before else word + ending
+
+
+_PAIRS = [pair.split() for line in _OPPOSITES.split("\n") for pair in line.split("|") if pair]
 OPPOSITES: frozenset[frozenset[str]] = frozenset(
-    frozenset(pair.split()) for line in _OPPOSITES.split("\n") for pair in line.split("|") if pair
+    frozenset(words)
+    for one, other in _PAIRS
+    for words in (
+        (one, other),
+        (_graded(one, "er"), _graded(other, "er")),
+        (_graded(one, "est"), _graded(other, "est")),
+    )
 )
 
-NEGATIVE_PREFIXES = ("un", "in", "im", "il", "ir", "dis", "non", "de", "anti", "mis", "re", "hyper", "hypo", "over", "under", "pre", "post", "inter", "intra")  # fmt: skip
+OPPOSITE_PREFIXES = frozenset(
+    frozenset(pair.split())
+    for pair in [
+        "over under",
+        "upper lower",
+        "up down",
+        "in out",
+        "pre post",
+        "hyper hypo",
+        "inter intra",
+        "macro micro",
+        "mono poly",
+        "single multi",
+        "fore back",
+        "on off",
+        "north south",
+        "east west",
+        "max min",
+        "more less",
+        "pro anti",
+        "ante post",
+        "endo exo",
+        "homo hetero",
+        "ful less",
+    ]
+)
+"""Beginnings (or endings) that make two words with the same rest opposites: overweight, underweight."""
+
+PARTICLES = _words("up down in out on off over away back")
+"""After some verbs they make another: sign in, sign up, sign out."""
+
+PHRASAL = _words(
+    "sign log turn switch put take scroll zoom round speed slow wake opt check hang power"
+)
+
+PARTS_PLAYED = _words(
+    "over under above below before after with without from into against through until since"
+)
+"""Prepositions of which one is never said for another."""
+
+TURNING_ROUND = _words("off without over under before after except")
+"""Those that, where all other words are the same, are never said or dropped for nothing."""
+
+NEGATIVE_PREFIXES = ("un", "in", "im", "il", "ir", "dis", "non", "de", "anti", "mis", "hyper", "hypo", "over", "under", "pre", "post", "inter", "intra")  # fmt: skip
 
 IRREGULAR: dict[str, str] = {
     "children": "child", "mice": "mouse", "men": "man", "women": "woman", "feet": "foot",

@@ -78,7 +78,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
     ("whatdo", r"what (?:do|does|did|should|can|could|must|will|would) (?:i|you|we|one|they|my)"),
     (
         "define",
-        r"what (?:is|are|was|were|s)|what do(?:es)? (?:.{1,60}) (?:mean|stand for)|define|definition of|"
+        r"what (?:an? |the )?(?:\w+ ){1,4}(?:is|are|means)$|what (?:is|are|was|were|s)|what do(?:es)? (?:.{1,60}) (?:mean|stand for)|define|definition of|"
         r"tell me(?: more)? about|tell me|explain|describe|"
         r"give me (?:an? )?(?:introduction|overview|explanation)"
         r"|introduction to|overview of|an? (?:introduction|overview)",
@@ -176,7 +176,10 @@ def kind_of(words: list[str]) -> str:
     """Return the kind of a question, or of task; empty where its form is unknown."""
     line = _POLITE.sub("", " ".join(words[:_LOOKED_AT_WORDS]))
     for _ in range(2):  # "could you please tell me how …"
-        line = _POLITE.sub("", _REQUEST.sub("", line).lstrip())
+        asked = _REQUEST.sub("", line, count=1)
+        if asked == line:
+            break
+        line = _POLITE.sub("", asked.lstrip())
     task = _task(line)
     if task is not None:
         return task
@@ -203,6 +206,6 @@ def _task(line: str) -> str | None:
         if "summary" in nouns:
             return "summarize"
         if first in ("give", "make") and nouns[:1] and nouns[0] in ("a", "an"):
-            about = {"introduction", "overview", "explanation"}
+            about = {"introduction", "overview", "explanation", "example", "idea", "list"}
             return None if about & set(nouns) else "write"
     return _TASKS.get(first)

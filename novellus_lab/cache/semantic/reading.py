@@ -104,6 +104,8 @@ class Reading:
     signs: tuple[str, ...]
     """Arithmetic and other signs, emoji: in order."""
     negated: bool
+    possessive: bool
+    """Whether it has an owner: "France's capital"."""
     names: frozenset[str]
     """Stems of capitalised words, acronyms and identifiers."""
     literals: tuple[str, ...]
@@ -142,6 +144,7 @@ def read(text: str) -> Reading:
         operators=frozenset(tokens.operators),
         signs=tuple(tokens.signs),
         negated=tokens.negated,
+        possessive=tokens.possessive,
         names=frozenset(tokens.names),
         literals=tuple(sorted(tokens.literals + _quoted(head))),
         bindings=frozenset(tokens.bindings),
@@ -196,6 +199,7 @@ class _Tokens:
         self.literals: list[str] = []
         self.bindings: set[tuple[str, str]] = set()
         self.negated = False
+        self.possessive = False
         self._text = text
         self._binder = ""  # the preposition that the next topic word stands after
         self._counted = ""  # a number that waits for its unit
@@ -235,6 +239,7 @@ class _Tokens:
         expanded = _expand(low)
         word = expanded[0]
         self.words.extend(expanded)
+        self.possessive = self.possessive or low.endswith("s'") or (low == f"{word}'s")
         if (
             word in lexicon.NEGATIONS
             or "not" in expanded

@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from novellus_lab.cache.semantic.alignment import WordSimilarity, pair_up
+from novellus_lab.cache.semantic.alignment import Pair, WordSimilarity
 from novellus_lab.cache.semantic.guards import GUARDS
 from novellus_lab.cache.semantic.pair_features import (
     CHEAP,
@@ -29,7 +29,7 @@ from novellus_lab.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from novellus_lab.cache.semantic.alignment import Encoder, Pair
+    from novellus_lab.cache.semantic.alignment import Encoder
 
 Path: TypeAlias = Literal["exact text", "features", "encoder"]
 
@@ -191,7 +191,7 @@ class Verifier:
         a, b = read(question), read(candidate)
         if a.canonical == b.canonical and a.stems == b.stems and a.payload == b.payload:
             return Verdict(True, 1.0, similarity, "exact text", ("the same text",))
-        pair = pair_up(a, b, self._words)
+        pair = Pair(a, b, self._words)
         for name, guard in self._guards.items():
             objection = guard(pair)
             if objection is not None:
