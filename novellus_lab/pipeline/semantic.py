@@ -23,7 +23,7 @@ from novellus_lab.pipeline.judging import latest_calibration
 from novellus_lab.types import CacheOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -94,6 +94,17 @@ class Engine:
     prompts: dict[bytes, str]
     encoder: AsyncTextEmbedder | None
     """Decides where words alone don't."""
+
+    def nearest(self, scope: bytes, vector: Vector) -> Iterator[tuple[bytes, float]]:
+        """Yield the nearest keys; who is content with the first pays for no wider search."""
+        seen = set()
+        for wanted in (1, CANDIDATES):
+            for key, cosine in self.index.search(scope, vector, wanted):
+                if key not in seen:
+                    seen.add(key)
+                    yield key, cosine
+            if not seen:
+                return
 
     @property
     def decided_by(self) -> str:
@@ -216,9 +227,9 @@ class SemanticCache:
         self._looked_up += 1
         from novellus_lab.cache.semantic.verifier import Verdict
 
-        near = engine.index.search(scope, (await engine.embedder.embed([text]))[0], CANDIDATES)
+        vector = (await engine.embedder.embed([text]))[0]
         unsure: list[tuple[bytes, str, Undecided]] = []
-        for key, cosine in near:
+        for key, cosine in engine.nearest(scope, vector):
             prompt = engine.prompts.get(key)
             if prompt is None:
                 continue
