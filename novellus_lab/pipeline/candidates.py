@@ -115,7 +115,7 @@ class Candidates:
         """
         size = len(question.messages_json)  # a token is at least a byte
         windows = [self.option(model).context_window for model in models]
-        if all([window is None or window >= size for window in windows]):
+        if all(window is None or window >= size for window in windows):
             kept = list(models)
         else:
             kept = _keep(models, dropped, lambda m: _too_long(question, m))

@@ -408,18 +408,21 @@ class SemanticCache:
                 found = await latest_calibration(self._conninfo, engine.decided_by, rate)
             except StoreUnavailableError as error:
                 logger.warning("%s: the threshold is as shipped", error)
+            known = engine.encoder is None or engine.encoder.name == shipped.encoder
             if found is not None:
                 threshold = found.threshold
-            elif rate >= shipped.max_error_rate:
+            elif rate >= shipped.max_error_rate and known:
                 threshold = shipped.threshold
             else:
                 threshold = 1.0
                 logger.warning(
-                    "cache.semantic_cache.max_error_rate is %.2g, and the rule that ships holds %.2g: "
-                    "until lab.cache.calibrate has found a threshold, only the same text in another "
-                    "spelling is a hit",
-                    rate,
+                    "the semantic cache's shipped threshold holds an error rate of %.2g with the "
+                    "encoder %s, not %.2g with %s: until lab.cache.calibrate has found one, only the "
+                    "same text in another spelling is a hit",
                     shipped.max_error_rate,
+                    shipped.encoder,
+                    rate,
+                    "none" if engine.encoder is None else engine.encoder.name,
                 )
         return max(threshold, self.settings.similarity_threshold)
 

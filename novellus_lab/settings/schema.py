@@ -392,7 +392,7 @@ class SemanticCacheSettings(Section):
     enabled: _Flag = False
     """Whether calls that don't say `use_semantic_cache` use it."""
     similarity_threshold: _Share = 0.85
-    """Least similarity of a hit, by the encoder's (or, without one, the embedding model's) cosine."""
+    """Least score of a hit (0 to 1), whatever was calibrated; not a cosine."""
     max_error_rate: Annotated[float, Field(gt=0, lt=1, strict=True)] | None = 0.01
     """Share of hits that may be wrong: calibration holds it. None: similarity and guards alone."""
     embedding_model: _Name = "static"

@@ -168,7 +168,9 @@ def test_an_older_schema_is_brought_up_to_date_with_its_rows(empty_database, ope
 
 def test_an_older_schema_is_an_error_where_it_may_not_be_migrated(empty_database, open_):
     migrated_to(empty_database, 1)
-    with pytest.raises(SchemaVersionError, match=rf"{latest_version() - 1} versions old: run `novellus"):
+    with pytest.raises(
+        SchemaVersionError, match=rf"{latest_version() - 1} versions old: run `novellus"
+    ):
         open_(empty_database, may_migrate=False)
     assert version(empty_database) == 1
 
