@@ -91,6 +91,24 @@ def test_the_caching_notebook_shows_hits_calibration_and_their_rows(tmp_path: Pa
         remove_state(tmp_path / ".novellus")
 
 
+def test_the_routing_notebook_fails_over_downgrades_and_draws_the_curve(tmp_path: Path) -> None:
+    try:
+        notebook = run(ROOT / "notebooks" / "03_routing.ipynb", tmp_path)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+        told = "\n".join(
+            "".join(o.get("text", "")) + "".join(o.get("data", {}).get("text/plain", ""))
+            for o in outputs
+        )
+        assert "BudgetExceededError" in told
+        assert "budget 'demo'" in told
+        assert any("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs)
+        log = rows(tmp_path / ".novellus", "SELECT * FROM ai_requests")
+        assert {"priority", "cost_optimized", "explicit"} <= {row["strategy"] for row in log}
+        assert any(row["attempts"] > 1 for row in log)
+    finally:
+        remove_state(tmp_path / ".novellus")
+
+
 def test_the_example_runs_the_basic_chat_and_cache_calls(tmp_path: Path) -> None:
     try:
         done = subprocess.run(
