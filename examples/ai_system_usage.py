@@ -119,7 +119,7 @@ def what_was_logged() -> None:
     title("What it left in ai_requests")
     lab = shared_lab()
     log = lab.requests("1h")
-    for row in log.reverse().tail(10).iter_rows(named=True):
+    for row in log.reverse().tail(12).iter_rows(named=True):
         print(
             f"{row['created_at']:%H:%M:%S}  {row['model']:<30}{row['strategy'] or '-':<16}"
             f"{row['cache']:<8}{row['latency_ms']:9.2f} ms  ${row['cost_usd']:.6f}"

@@ -123,10 +123,10 @@ def test_the_example_runs_the_basic_chat_and_cache_calls(tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
         for told in ("Model used: replay/", "Cost: $0.0", "memory:", "cost_optimized:"):
             assert told in done.stdout
-        similar = [line for line in done.stdout.splitlines() if " semantic " in line]
+        similar = [line for line in done.stdout.splitlines() if " semantic  as " in line]
         assert len(similar) == 1
         assert similar[0].startswith("Tell me about Python programming")
         (row,) = rows(tmp_path / ".novellus", "SELECT count(*) AS n FROM ai_requests")
-        assert row["n"] == 10
+        assert row["n"] == 12
     finally:
         remove_state(tmp_path / ".novellus")
