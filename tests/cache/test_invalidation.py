@@ -252,7 +252,7 @@ async def test_what_can_not_be_sent_waits_and_is_sent_when_the_server_is_back(
     speaker.publish(Invalidation((b"never",)))
     monkeypatch.setattr(speaker, "flush", lambda: Invalidations.flush(speaker, 0.05))
     await speaker.close()
-    assert "1 messages could not be sent" in caplog.text
+    assert "messages could not be sent" in caplog.text
     await listener.close()
 
 
