@@ -54,6 +54,13 @@ class ResponseCache:
             self.postgres.count_hit(key)
         return entry
 
+    async def get(self, key: bytes, policy: CachePolicy) -> tuple[CacheEntry | None, CacheOutcome]:
+        """Ask tier by tier. The entry may be stale."""
+        entry = self.get_local(key, policy)
+        if entry is not None:
+            return entry, CacheOutcome.MEMORY
+        return await self.get_shared(key, policy)
+
     async def get_shared(
         self, key: bytes, policy: CachePolicy
     ) -> tuple[CacheEntry | None, CacheOutcome]:

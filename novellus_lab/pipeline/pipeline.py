@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from novellus_lab.cache.key import cache_key
 from novellus_lab.cache.manager import expiry
 from novellus_lab.errors import (
     ContextWindowExceededError,
@@ -181,15 +180,7 @@ class Pipeline:
         key = None
         policy = question.cache_policy
         if self._may_cache(question, models) and not policy.no_store:
-            key = cache_key(
-                self._catalog.scope(models),
-                question.messages_json,
-                question.params_json,
-                namespace=policy.namespace,
-                sample=policy.sample,
-                experiment=question.experiment,
-                arm=question.arm,
-            )
+            key = question.key_among(self._catalog.scope(models), question.messages_json)
         return Plan(models, name, strategy, key, rule, epsilon)
 
     def _may_cache(self, question: Question, models: tuple[Model, ...]) -> bool:
@@ -281,17 +272,16 @@ class Pipeline:
         policy = request.question.cache_policy
         if not policy.reads:
             return None
-        entry = self._cache.get_local(key, policy)
-        outcome = CacheOutcome.MEMORY
+        entry: CacheEntry | None = None
+        outcome = CacheOutcome.MISS
         similar: SimilarEntry | None = None
-        if entry is None:
-            left_s = None if request.deadline is None else request.deadline - time.perf_counter()
-            # Past the deadline it is a miss, and the next step says so.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_s):
-                    entry, outcome = await self._cache.get_shared(key, policy)
-                    if entry is None:
-                        similar = await self._semantic.find(request.question, plan)
+        left_s = None if request.deadline is None else request.deadline - time.perf_counter()
+        # Past the deadline it is a miss, and the next step says so.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left_s):
+                entry, outcome = await self._cache.get(key, policy)
+                if entry is None:
+                    similar = await self._semantic.find(request.question, plan)
         if similar is not None:
             again = answer_again(
                 request, similar.entry, CacheOutcome.SEMANTIC, similar.similarity, similar.prompt
@@ -346,10 +336,7 @@ class Pipeline:
             return entry
 
         async def look_up() -> CacheEntry | None:
-            policy = request.question.cache_policy
-            entry = self._cache.get_local(key, policy)
-            if entry is None:
-                entry, _ = await self._cache.get_shared(key, policy)
+            entry, _ = await self._cache.get(key, request.question.cache_policy)
             return entry if entry is not None and entry.fresh(time.time()) else None
 
         trace.cache = CacheOutcome.COALESCED

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from novellus_lab.cache.key import cache_key
 from novellus_lab.cache.policy import CachePolicy
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.tokens import estimate_message_tokens
@@ -112,6 +113,23 @@ class Question:
         if last["role"] != "user" or not isinstance(content, str):
             return None
         return canonical_json("messages", [*messages[:-1], {**last, "content": None}])
+
+    def key_among(self, scope: bytes, messages_json: bytes) -> bytes:
+        """Return the cache key of these messages, asked as this question is.
+
+        Args:
+            scope: digest of the models that may answer.
+            messages_json: the question's own, or its `frame_json`.
+        """
+        return cache_key(
+            scope,
+            messages_json,
+            self.params_json,
+            namespace=self.cache_policy.namespace,
+            sample=self.cache_policy.sample,
+            experiment=self.experiment,
+            arm=self.arm,
+        )
 
     def _has_part(self, kind: str) -> bool:
         return any(

@@ -15,7 +15,6 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from novellus_lab.cache.key import cache_key
 from novellus_lab.cache.policy import CachePolicy
 from novellus_lab.cache.semantic.pgvector import Embedding, SemanticStore
 from novellus_lab.errors import MissingDependencyError, NovellusError, StoreUnavailableError
@@ -203,17 +202,8 @@ class SemanticCache:
 
     def _scope(self, question: Question, plan: Plan) -> bytes:
         """Digest of all that must be equal: models, parameters, and every turn but the last."""
-        policy = question.cache_policy
         assert question.frame_json is not None  # noqa: S101  `wanted` looked
-        return cache_key(
-            self._scope_of(plan.models),
-            question.frame_json,
-            question.params_json,
-            namespace=policy.namespace,
-            sample=policy.sample,
-            experiment=question.experiment,
-            arm=question.arm,
-        )[:16]
+        return question.key_among(self._scope_of(plan.models), question.frame_json)[:16]
 
     # --- texts -------------------------------------------------------------------------------
 
@@ -266,9 +256,7 @@ class SemanticCache:
         self, key: bytes, prompt: str, verdict: Verdict, policy: CachePolicy | None
     ) -> SimilarEntry | None:
         """Return the entry, unless it is gone or too old."""
-        entry = self._responses.get_local(key, policy or _ANY)
-        if entry is None:
-            entry, _ = await self._responses.get_shared(key, policy or _ANY)
+        entry, _ = await self._responses.get(key, policy or _ANY)
         if entry is not None and entry.fresh(time.time()):
             self._hits += 1
             self._responses.served[CacheOutcome.SEMANTIC] += 1

@@ -529,10 +529,7 @@ class LabCache:
 
 
 async def _get(runtime: Runtime, key: str, use_semantic: bool, query: str | None) -> Any | None:
-    cache, name = runtime.caching.responses, value_key(key)
-    entry = cache.get_local(name, _ANY)
-    if entry is None:
-        entry, _ = await cache.get_shared(name, _ANY)
+    entry, _ = await runtime.caching.responses.get(value_key(key), _ANY)
     if entry is not None and entry.fresh(time.time()):
         return value_of(entry)
     if not use_semantic:
