@@ -7,8 +7,7 @@ NovellusError
 ├── InvalidRequestError           the call itself is wrong; nothing was sent, nothing was spent
 │   ├── UnknownModelError
 │   ├── UnknownStrategyError
-│   ├── UnsupportedParameterError the chosen provider can't honour a parameter
-│   └── NotSupportedYetError      this package can't do it yet
+│   └── UnsupportedParameterError the chosen provider can't honour a parameter
 ├── NoModelAvailableError         no candidate was left to send the request to
 ├── DeadlineExceededError         the call's total deadline passed
 ├── ProviderError                 a provider said no, or could not be heard
@@ -80,10 +79,6 @@ class UnsupportedParameterError(InvalidRequestError):
     Set `on_unsupported: drop` on the model or its provider to send the request without it
     (the drop is then recorded in `dropped_params`).
     """
-
-
-class NotSupportedYetError(InvalidRequestError, NotImplementedError):
-    """What was asked for has its place in the interface, and does nothing yet."""
 
 
 class NoModelAvailableError(NovellusError):

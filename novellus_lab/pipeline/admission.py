@@ -139,11 +139,10 @@ class Admission:
         return [allows(model.id) for model in models]
 
     def waits_s(self, question: Question, models: Sequence[Model]) -> list[float]:
-        """Return for each model what `wait_s` says."""
+        """Return for each how long a call would wait for the limits, as far as this process knows."""
         quotas, wait_s, tokens = self._quotas, self.limits.wait_s, question.input_tokens
-        asked, longest = question.params.get("max_tokens"), self._longest
         return [
-            wait_s(limits, tokens + (asked or longest[model.id]))
+            wait_s(limits, tokens + self._longest_answer(question, model))
             if (limits := quotas.get(model.id))
             else 0.0
             for model in models
@@ -154,11 +153,6 @@ class Admission:
         if self.budgets.idle:
             return None
         return self.budgets.prefer_cheaper(_scope(question, model))
-
-    def wait_s(self, question: Question, model: Model) -> float:
-        """Return how long a call would wait for the limits, as far as this process knows."""
-        quotas = self._quotas.get(model.id, ())
-        return self.limits.wait_s(quotas, self._tokens(question, model)) if quotas else 0.0
 
     async def enter(
         self, request: Request, model: Model, attempt_id: UUID, *, forced: bool
@@ -191,7 +185,7 @@ class Admission:
                 permit = await self.limits.acquire(
                     quotas,
                     input_tokens=question.input_tokens,
-                    output_tokens=self._tokens(question, model) - question.input_tokens,
+                    output_tokens=self._longest_answer(question, model),
                     priority=_urgency(question.priority),
                     timeout_s=_left_s(request),
                 )
@@ -224,7 +218,7 @@ class Admission:
             provider=model.provider,
             model=model.name,
             input_tokens=int(question.input_tokens * _INPUT_MARGIN) + 16,
-            output_tokens=_longest_answer(question, model),
+            output_tokens=self._longest_answer(question, model),
             at=datetime.now(UTC),
             configured=model.prices,
             base_model=model.settings.base_model,
@@ -247,13 +241,8 @@ class Admission:
         await self.limits.aclose()
         await self.budgets.aclose()
 
-    def _tokens(self, question: Question, model: Model) -> int:
-        return question.input_tokens + _longest_answer(question, model)
-
-
-def _longest_answer(question: Question, model: Model) -> int:
-    asked = question.params.get("max_tokens", model.settings.max_tokens)
-    return int(asked or _LONGEST_ANSWER)
+    def _longest_answer(self, question: Question, model: Model) -> int:
+        return int(question.params.get("max_tokens") or self._longest[model.id])
 
 
 def _scope(question: Question, model: Model) -> CallScope:
