@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from novellus_lab.plots.theme import COLOURS, faded, figure, graph_objects
+from novellus_lab.plots.theme import COLOURS, band, figure, graph_objects
 
 if TYPE_CHECKING:
     import plotly.graph_objects as plotly
@@ -30,20 +30,8 @@ def calibration_figure(calibration: Calibration) -> plotly.Figure:
         ),
     )
     recall = [point.recall for point in points]
-    drawn.add_trace(
-        go.Scatter(
-            x=[*recall, *reversed(recall)],
-            y=[
-                *(point.precision_high for point in points),
-                *(point.precision_low for point in reversed(points)),
-            ],
-            fill="toself",
-            fillcolor=faded(COLOURS[0], 0.15),
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    low = [point.precision_low for point in points]
+    drawn.add_trace(band(recall, low, [point.precision_high for point in points], COLOURS[0]))
     drawn.add_trace(
         go.Scatter(
             x=recall,
@@ -69,7 +57,7 @@ def calibration_figure(calibration: Calibration) -> plotly.Figure:
             showlegend=False,
         )
     )
-    lowest = min(min(point.precision_low for point in points), 1 - 2 * calibration.max_error_rate)
+    lowest = min(*low, 1 - 2 * calibration.max_error_rate)
     drawn.add_hline(
         y=1 - calibration.max_error_rate,
         line={"dash": "dot", "color": COLOURS[6], "width": 1},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from novellus_lab.plots.theme import COLOURS, faded, figure, graph_objects
+from novellus_lab.plots.theme import COLOURS, band, figure, graph_objects
 
 if TYPE_CHECKING:
     import plotly.graph_objects as plotly
@@ -29,20 +29,8 @@ def curve_figure(curve: PredictedCurve) -> plotly.Figure:
         "mean quality of the answers",
         subtitle=f"predicted out of fold; the band is a {curve.confidence:.0%} interval",
     )
-    drawn.add_trace(
-        go.Scatter(
-            x=[*x, *reversed(x)],
-            y=[
-                *(point.quality_high for point in curve.points),
-                *(point.quality_low for point in reversed(curve.points)),
-            ],
-            fill="toself",
-            fillcolor=faded(COLOURS[0], 0.15),
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    low = [point.quality_low for point in curve.points]
+    drawn.add_trace(band(x, low, [point.quality_high for point in curve.points], COLOURS[0]))
     drawn.add_trace(
         go.Scatter(
             x=[x[0], x[-1]],

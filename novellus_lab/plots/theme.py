@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from novellus_lab.errors import MissingDependencyError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import plotly.graph_objects as go
 
 # Okabe and Ito's colours (2008), without black, darkened where they would vanish on white.
@@ -62,6 +64,19 @@ def figure(title: str, x: str, y: str, *, subtitle: str = "", height: int = 380)
         hoverlabel={"font": {"family": _FONT}},
     )
     return drawn
+
+
+def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> Any:
+    """Return the area between two lines over the same points, such as an interval."""
+    return graph_objects().Scatter(
+        x=[*x, *reversed(x)],
+        y=[*high, *reversed(low)],
+        fill="toself",
+        fillcolor=faded(colour, 0.15),
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def faded(colour: str, opacity: float) -> str:
