@@ -20,45 +20,17 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
 from novellus_lab.cache import postgres
-from novellus_lab.cache.entry import CacheEntry
 from novellus_lab.cache.postgres import PostgresTier
-from novellus_lab.types import ToolCall, Usage
+from novellus_lab.types import ToolCall
+from tests.cache.entries import entry, full_entry
 from tests.store.database_proxy import DatabaseProxy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
+    from novellus_lab.cache.entry import CacheEntry
+
 LONG_S = 60
-
-
-def entry(key: bytes = b"k" * 32, **fields: Any) -> CacheEntry:
-    return CacheEntry(**{
-        "key": key,
-        "content": "An answer.",
-        "model": "gpt-4o",
-        "provider": "openai",
-        "response_model": "gpt-4o-2024-08-06",
-        "finish_reason": "stop",
-        "usage": Usage(3, 4),
-        "created_at": time.time(),
-        **fields,
-    })  # fmt: skip
-
-
-def full_entry() -> CacheEntry:
-    return entry(
-        usage=Usage(*range(1, 12), estimated=True),
-        raw_usage={"prompt_tokens": 1},
-        tool_calls=(ToolCall("c1", "f", '{"a": 1}'),),
-        reasoning="because",
-        cost_usd=Decimal("0.000000000123"),
-        price_version="config",
-        original_latency_ms=12.5,
-        source_request_id=UUID(int=7),
-        expires_at=time.time() + 1_000,
-        dropped_params=("seed",),
-        vector=(0.1, -2.5e-8),
-    )
 
 
 def on_loop(database: Any, work: Callable[..., Coroutine[Any, Any, Any]], **options: Any) -> Any:
