@@ -38,6 +38,7 @@ TABLES = {
     "ai_budgets", "ai_budget_periods", "ai_budget_reservations",
     "ai_cache_calibrations", "ai_cache_judgements", "ai_routers",
     "ai_jobs", "ai_queue_workers", "ai_sessions", "ai_session_turns",
+    "ai_anomalies", "ai_anomaly_notices",
     "ai_log_segments", "novellus_schema_migrations",
 }  # fmt: skip
 SECRET = "s3cr-t/pass"
