@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from novellus_lab.queue.queue import JobQueue
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
+    from novellus_lab.spaces.monitor import LabMonitor
     from novellus_lab.spaces.queue import Job, LabQueue
     from novellus_lab.spaces.router import LabRouter
     from novellus_lab.spaces.session import Session
@@ -557,9 +558,7 @@ class Lab:
         """
         from novellus_lab.analytics.requests import read_requests
 
-        runtime = self._live()
-        self._database.revive()
-        runtime.flush(10.0)
+        self._ready()
         return read_requests(self._database.conninfo, since, until=until, limit=limit)
 
     # --- namespaces --------------------------------------------------------------------------
@@ -584,6 +583,13 @@ class Lab:
         from novellus_lab.spaces.budgets import LabBudgets
 
         return LabBudgets(self._live)
+
+    @property
+    def monitor(self) -> LabMonitor:
+        """How the models do: `metrics`, `health`, `explain_health`."""
+        from novellus_lab.spaces.monitor import LabMonitor
+
+        return LabMonitor(self._ready)
 
     @property
     def queue(self) -> LabQueue:
@@ -711,6 +717,13 @@ class Lab:
                     **self._registered,
                 )
             return held.runtime
+
+    def _ready(self) -> Runtime:
+        """Return the runtime, when all calls made so far are in PostgreSQL."""
+        runtime = self._live()
+        self._database.revive()
+        runtime.flush(10.0)
+        return runtime
 
     def _conversations(self) -> SessionTurns:
         """Return this process's way to the conversations."""
