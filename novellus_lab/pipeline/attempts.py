@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from novellus_lab.errors import (
@@ -22,6 +24,7 @@ from novellus_lab.errors import (
     UnsupportedParameterError,
 )
 from novellus_lab.ids import uuid7
+from novellus_lab.pipeline.failover import kind_of
 from novellus_lab.pipeline.trace import Heard
 from novellus_lab.tokens import estimate_tokens
 from novellus_lab.types import Attempt, EmbeddingReply, Price, Reply, Status, Usage
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.admission import Admission
     from novellus_lab.pipeline.asking import Ask
     from novellus_lab.pipeline.catalog import Catalog, Model
+    from novellus_lab.pipeline.failover import Failover
     from novellus_lab.pipeline.request import Request
     from novellus_lab.pipeline.trace import Trace
     from novellus_lab.pricing import PriceBook
@@ -67,8 +71,19 @@ class Attempts:
         self._random = random
         self._admission = admission
 
-    async def run(self, request: Request, order: Sequence[Model], trace: Trace, ask: Ask[R]) -> R:
+    async def run(
+        self,
+        request: Request,
+        order: Sequence[Model],
+        trace: Trace,
+        ask: Ask[R],
+        *,
+        failover: Failover | None = None,
+    ) -> R:
         """Return the first answer; `trace` holds every attempt, also when this raises.
+
+        Args:
+            failover: who is asked beside those of `order`, and after what.
 
         Raises:
             DeadlineExceededError: the call's deadline passed.
@@ -76,13 +91,13 @@ class Attempts:
             UnsupportedParameterError: no candidate can honour a parameter.
         """
         if request.deadline is None:
-            return await self._run(request, order, trace, ask)
+            return await self._run(request, order, trace, ask, failover)
         if time.perf_counter() >= request.deadline:
             raise _too_late(request, trace)  # before anything is sent and paid for
         limit = asyncio.timeout(request.deadline - time.perf_counter())
         try:
             async with limit:
-                return await self._run(request, order, trace, ask)
+                return await self._run(request, order, trace, ask, failover)
         except TimeoutError as error:
             # A provider is given what is left of the deadline: near it, either may be the first to
             # notice that it has passed.
@@ -91,15 +106,28 @@ class Attempts:
                 raise
             raise _too_late(request, trace) from None
 
-    async def _run(self, request: Request, order: Sequence[Model], trace: Trace, ask: Ask[R]) -> R:
+    async def _run(
+        self,
+        request: Request,
+        order: Sequence[Model],
+        trace: Trace,
+        ask: Ask[R],
+        failover: Failover | None,
+    ) -> R:
         error: ProviderError | UnsupportedParameterError | BudgetError | None = None
-        for position, model in enumerate(order):
-            last_model = position == len(order) - 1
-            for number in range(1, self._retries.max_attempts + 1):
-                role: Role = "retry" if number > 1 else "failover" if position else "primary"
+        ahead, tried = deque(order), set[str]()
+        role: Role = "primary"
+        while ahead:
+            model = ahead.popleft()
+            tried.add(model.id)
+            failures: dict[str, int] = {}
+            failed: BaseException | None = None
+            for number in count(1):
+                if number > 1:
+                    role = "retry"
+                # A retry keeps to its own schedule, and where nobody else is left one tries.
+                forced = number > 1 or not ahead
                 try:
-                    # A retry keeps to its own schedule, and where nobody else is left one tries.
-                    forced = last_model or number > 1
                     return await self._once(request, model, trace, ask, role, forced=forced)
                 except UnsupportedParameterError as unsupported:
                     if isinstance(unsupported, ProviderError):
@@ -109,7 +137,7 @@ class Attempts:
                     break
                 except (LimitExceededError, CircuitOpenError) as refused:
                     refused.model, refused.provider = model.id, model.provider
-                    error = error or refused
+                    error, failed = error or refused, refused
                     break  # another model may have room
                 except BudgetError as refused:
                     if trace.attempts and error is not None:
@@ -117,15 +145,15 @@ class Attempts:
                         break
                     error = error or refused
                     break  # a cheaper one may fit
-                except ProviderError as failed:
-                    failed.model, failed.provider = model.id, model.provider
-                    error = failed
-                    if trace.streamed or isinstance(failed, BadRequestError):
+                except ProviderError as raised:
+                    raised.model, raised.provider = model.id, model.provider
+                    error = failed = raised
+                    if trace.streamed:
                         raise
-                    if not failed.retryable or number == self._retries.max_attempts:
+                    if not self._may_ask_again(raised, number, failures):
                         break
-                    wait_s = self._wait_s(number, failed.retry_after_s)
-                    if not last_model and wait_s > self._retries.max_delay_s:
+                    wait_s = self._wait_s(number, raised.retry_after_s)
+                    if ahead and wait_s > self._retries.max_delay_s:
                         break  # another model answers sooner than this one lets us ask again
                     if request.deadline is not None and (
                         time.perf_counter() + wait_s >= request.deadline
@@ -136,11 +164,36 @@ class Attempts:
                         await asyncio.sleep(wait_s)
                     finally:
                         trace.queue_ms += (time.perf_counter() - before) * 1000
+            role = "failover"
+            chain: list[Model] | None = None
+            if failover is not None and failed is not None:
+                chain = failover.after(request.question, model, failed)
+            if chain is None and isinstance(failed, BadRequestError):
+                raise failed  # no other would take it
+            if chain is None and failover is not None and not ahead:
+                chain = failover.at_last(request.question, model)
+            if chain is not None:
+                ahead = deque(m for m in chain if m.id not in tried)
         if error is None:
             raise AssertionError("a route without candidates")
         if len(trace.attempts) > 1:
             error.add_note(f"tried{_tried(trace)}")
         raise error
+
+    def _may_ask_again(self, error: ProviderError, number: int, failures: dict[str, int]) -> bool:
+        """Whether a model that was asked so often may be asked once more after this error.
+
+        Args:
+            failures: so far, of the kinds that have a number of their own; this one is added.
+        """
+        stated = self._retries.after
+        kind = kind_of(error, stated) if stated else None
+        if kind is None:
+            return error.retryable and number < self._retries.max_attempts
+        failures[kind] = failures.get(kind, 0) + 1
+        # A provider may say of an error that mostly heals that this one does not.
+        hopeless = type(error).retryable and not error.retryable
+        return failures[kind] <= stated[kind] and not hopeless
 
     def _wait_s(self, failures: int, retry_after_s: float | None) -> float:
         """Full jitter (each wait uniform up to a doubling cap), never less than was asked for."""

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.attempts import Attempts
     from novellus_lab.pipeline.candidates import Candidates
     from novellus_lab.pipeline.catalog import Catalog, Model
+    from novellus_lab.pipeline.failover import Failover, FailoverChains
     from novellus_lab.pipeline.intake import Prepared
     from novellus_lab.pipeline.observing import Observed
     from novellus_lab.pipeline.question import Question
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("novellus_lab")
 
+_FAILOVER = "failover"
+"""Stands for the strategy where no candidate takes the prompt, and the configuration says who does."""
 _EXPLICIT = Explicit()
 _CHEAPEST = CostOptimized()
 _LOTTERY = Weighted()
@@ -90,6 +93,8 @@ class Plan:
     """The rule that decided, if one did."""
     epsilon: float = 0.0
     """Share of calls that go to any candidate, whatever the strategy says."""
+    failover: Failover | None = None
+    """Who stands in for the models, where that is configured."""
 
     @property
     def rule_name(self) -> str | None:
@@ -114,6 +119,7 @@ class Pipeline:
         settings: Settings,
         catalog: Catalog,
         candidates: Candidates,
+        chains: FailoverChains,
         strategies: Registry,
         attempts: Attempts,
         cache: ResponseCache,
@@ -129,6 +135,7 @@ class Pipeline:
         self._settings = settings
         self._catalog = catalog
         self._candidates = candidates
+        self._chains = chains
         self._strategies = strategies
         self._attempts = attempts
         self._cache = cache
@@ -168,8 +175,10 @@ class Pipeline:
             models: tuple[Model, ...] = (self._candidates.named(question.model_id),)
             name: str = _EXPLICIT.name
             strategy: Strategy = _EXPLICIT
+            failover = self._chains.named()
         else:
             rule, models = self._candidates.pool(question)
+            failover = self._chains.routed(rule)
             balancing = self._settings.load_balancing
             fallback = rule.strategy if rule else balancing.default_strategy
             name = fallback if question.strategy is None else question.strategy
@@ -181,7 +190,7 @@ class Pipeline:
         policy = question.cache_policy
         if self._may_cache(question, models) and not policy.no_store:
             key = question.key_among(self._catalog.scope(models), question.messages_json)
-        return Plan(models, name, strategy, key, rule, epsilon)
+        return Plan(models, name, strategy, key, rule, epsilon, failover)
 
     def _may_cache(self, question: Question, models: tuple[Model, ...]) -> bool:
         if not (self._caching and question.use_cache):
@@ -366,9 +375,10 @@ class Pipeline:
         trace.strategy = plan.strategy_name
         order = await self._route(request, plan, trace)
         if isinstance(plan.strategy, Cascade) and trace.strategy == plan.strategy_name:
-            reply = await self._climb(request, plan.strategy, order, trace, emit)
+            reply = await self._climb(request, plan, plan.strategy, order, trace, emit)
         else:
-            reply = await self._attempts.run(request, order, trace, self._asking(request, emit))
+            asking = self._asking(request, emit)
+            reply = await self._attempts.run(request, order, trace, asking, failover=plan.failover)
         return self._complete(request, plan, reply, trace)
 
     def _asking(self, request: Request, emit: Emit | None) -> ObservedAsk:
@@ -379,6 +389,7 @@ class Pipeline:
     async def _climb(
         self,
         request: Request,
+        plan: Plan,
         cascade: Cascade,
         order: list[Model],
         trace: Trace,
@@ -400,7 +411,9 @@ class Pipeline:
             begun = len(trace.attempts)
             asking = self._asking(request, emit if last else None)
             try:
-                reply = await self._attempts.run(request, order[position:], trace, asking)
+                reply = await self._attempts.run(
+                    request, order[position:], trace, asking, failover=plan.failover
+                )
             except NovellusError as error:
                 if best is None or trace.streamed:
                     raise
@@ -419,6 +432,8 @@ class Pipeline:
                 trace.heard, trace.answered_by, trace.dropped_params
             )  # fmt: skip
             assert answered_by is not None  # noqa: S101  set together with the reply
+            if answered_by not in order:
+                break  # a stand-in: there is no step above it
             position = order.index(answered_by) + 1
             if last or position >= len(order):
                 break
@@ -452,6 +467,24 @@ class Pipeline:
         dropped: list[Candidate] = []
         try:
             kept = self._candidates.that_fit(question, plan.models, plan.rule, dropped)
+        except ContextWindowExceededError as error:
+            wider = plan.failover.wider(question, plan.models) if plan.failover else []
+            if not wider:
+                raise
+            trace.strategy = _FAILOVER
+            trace.route = Route(
+                strategy=_FAILOVER,
+                candidates=(
+                    *(Candidate(model.id, float(n == 0)) for n, model in enumerate(wider)),
+                    *dropped,
+                ),
+                picked=wider[0].id,
+                propensity=1.0,
+                rule=plan.rule_name,
+                reason=f"the prompt is too long for {error.model}, the widest of the candidates",
+            )
+            trace.route_ms = (time.perf_counter() - started) * 1000
+            return wider
         finally:
             trace.dropped = tuple(dropped)
         estimates = self._candidates.estimates(question)
@@ -650,13 +683,17 @@ class Pipeline:
             model.settings.cache_ttl_seconds,
             self._settings.cache.ttl_seconds,
         )
-        entry = entry_of(
-            plan.key or b"", request, model, reply, trace, expiry(time.time(), *ttls_s)
-        )
+        key, question = plan.key, request.question
+        stood_in = model not in plan.models
+        if key is not None and stood_in:
+            # An answer of a model that was not asked for is kept for calls that ask for it.
+            key = question.key_among(self._catalog.scope((model,)), question.messages_json)
+        entry = entry_of(key or b"", request, model, reply, trace, expiry(time.time(), *ttls_s))
         keep = worth_keeping(reply, tool_calls=self._settings.cache.tool_calls)
-        if plan.key is not None and policy.writes and keep:
-            self._cache.put(entry, self._content.text(request.question.last_user_text))
-            self._semantic.learn(request.question, plan, entry)
+        if key is not None and policy.writes and keep:
+            self._cache.put(entry, self._content.text(question.last_user_text))
+            if not stood_in:
+                self._semantic.learn(question, plan, entry)
         return completion, entry
 
 

@@ -19,6 +19,7 @@ from novellus_lab.pipeline.caching import Caching
 from novellus_lab.pipeline.candidates import Candidates
 from novellus_lab.pipeline.catalog import Catalog
 from novellus_lab.pipeline.embedding import Embedder, ModelEmbedder
+from novellus_lab.pipeline.failover import FailoverChains
 from novellus_lab.pipeline.intake import Intake
 from novellus_lab.pipeline.loop_thread import LoopThread
 from novellus_lab.pipeline.observing import Observed
@@ -110,10 +111,12 @@ class Runtime:
             database.home / "spool" / database.identity,
             revive=database.revive if database.embedded else None,
         )
+        candidates = Candidates(catalog, balancing.rules, quick_prices, observed, admission)
         pipeline = Pipeline(
             settings=settings,
             catalog=catalog,
-            candidates=Candidates(catalog, balancing.rules, quick_prices, observed, admission),
+            candidates=candidates,
+            chains=FailoverChains(settings, catalog, candidates),
             strategies=registry,
             attempts=attempts,
             cache=cache,

@@ -227,7 +227,7 @@ class Worker:
             return
         row, request_id = begun
         try:
-            completion = await self._answer(row.request, request_id)
+            completion = await self._answer(row, request_id)
         except asyncio.CancelledError:
             # The worker is stopping, or the job was cancelled: then this changes nothing.
             await self._do(lambda connection: jobs.give_back(connection, id, request_id))
@@ -269,10 +269,12 @@ class Worker:
             return None
         return row, await jobs.begin(connection, id, self._name)
 
-    async def _answer(self, arguments: dict[str, Any], request_id: UUID) -> Completion:
+    async def _answer(self, row: jobs.JobRow, request_id: UUID) -> Completion:
         runtime = self._runtime
         started = time.perf_counter()
-        arguments = dict(arguments)
+        arguments = dict(row.request)
+        if row.priority:  # what is urgent in the queue is urgent for rules and limits
+            arguments.setdefault("priority", row.priority)
         prompt = arguments.pop("prompt", None)
         prepared = runtime.intake.prepare(prompt, arguments, started, stream=False)
         request = replace(Request.of(prepared.question, started), id=request_id)

@@ -21,6 +21,8 @@ from novellus_lab.settings.packaged import packaged_file
 from novellus_lab.settings.schema import Settings, names_a_secret
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from novellus_lab.settings.document import KeyPath
 
 _DEFAULT = Path("config/ai_models.yaml")
@@ -239,17 +241,13 @@ def _name_models(settings: Settings, document: _Document) -> None:
             problems.append(f"{where} repeats {model.model_id!r} of models[{seen[model.model_id]}]")
         seen.setdefault(model.model_id, index)
     full_ids = {full for ids in ids_of.values() for full in ids}
-    rule_names: set[str] = set()
-    for index, rule in enumerate(settings.load_balancing.rules):
-        path: KeyPath = ("load_balancing", "rules", index)
-        if rule.name in rule_names:
-            where = document.where((*path, "name"))
-            problems.append(f"{where} repeats {rule.name!r}: each rule needs a name of its own")
-        rule_names.add(rule.name)
-        for position, name in enumerate(rule.model_pool):
+
+    def check(path: KeyPath, names: Sequence[str]) -> None:
+        """Whether each is the name of one model."""
+        for position, name in enumerate(names):
             if name in seen or name in full_ids:
                 continue
-            where = document.where((*path, "model_pool", position))
+            where = document.where((*path, position))
             ids = ids_of.get(name)
             if ids is None:
                 problems.append(
@@ -261,5 +259,21 @@ def _name_models(settings: Settings, document: _Document) -> None:
                 problems.append(
                     f"{where} names {name!r}, which several providers offer: say {offers}"
                 )
+
+    for failure, names in settings.fallbacks.items():
+        check(("fallbacks", failure), names)
+    for index, model in enumerate(settings.models):
+        for failure, names in model.fallbacks.items():
+            check(("models", index, "fallbacks", failure), names)
+    rule_names: set[str] = set()
+    for index, rule in enumerate(settings.load_balancing.rules):
+        path: KeyPath = ("load_balancing", "rules", index)
+        if rule.name in rule_names:
+            where = document.where((*path, "name"))
+            problems.append(f"{where} repeats {rule.name!r}: each rule needs a name of its own")
+        rule_names.add(rule.name)
+        check((*path, "model_pool"), rule.model_pool)
+        for failure, names in rule.fallbacks.items():
+            check((*path, "fallbacks", failure), names)
     if problems:
         raise ConfigurationError("\n".join(problems))

@@ -35,6 +35,18 @@ CAPABILITIES = (
     "embedding",
 )
 
+FAILURES = (
+    "rate_limit",
+    "timeout",
+    "unavailable",
+    "authentication",
+    "context_window_exceeded",
+    "content_filtered",
+    "bad_request",
+    "provider_error",
+)
+"""Kinds of `ProviderError`, by their `code`. The last stands for each that is not named apart."""
+
 _SECRET_NAME = re.compile(
     r"(^|[_-])(api[_-]?key|authorization|password|passwd|secret|token)$", re.I
 )
@@ -83,6 +95,19 @@ def _capabilities(names: tuple[str, ...]) -> tuple[str, ...]:
                 f"All of them: {', '.join(CAPABILITIES)}"
             )
     return names
+
+
+def _failure(name: str) -> str:
+    if name not in FAILURES:
+        raise ValueError(
+            f"{name!r} is no kind of failure. {did_you_mean(name, FAILURES)} "
+            f"All of them: {', '.join(FAILURES)}"
+        )
+    return name
+
+
+def _failure_or_default(name: str) -> str:
+    return name if name == "default" else _failure(name)
 
 
 def _address(value: str) -> str:
@@ -189,6 +214,10 @@ _Time = Annotated[datetime, BeforeValidator(_timestamp)]
 _Open = Annotated[dict[str, Any], AfterValidator(_without_secrets)]
 _Capabilities = Annotated[tuple[str, ...], AfterValidator(_capabilities)]
 _OnUnsupported = Literal["error", "drop"]
+_Failure = Annotated[str, AfterValidator(_failure)]
+_Retries = Annotated[int, Field(ge=0, le=19, strict=True)]
+_Fallbacks = dict[Annotated[str, AfterValidator(_failure_or_default)], tuple[str, ...]]
+"""Whom to ask after a failure of a kind, in order; `default`: after any, when all candidates failed."""
 
 
 class Section(BaseModel):
@@ -270,6 +299,8 @@ class ModelSettings(Section):
     """Longest time of one attempt at this model."""
     cache_ttl_seconds: _NotNegative | None = None
     """How long its answers are kept; None: as `cache.ttl_seconds` says."""
+    fallbacks: _Fallbacks = {}
+    """Who stands in for it, also where a call names it; they go before the rule's and the lab's."""
     enabled: _Flag = True
 
     _model_id: str = PrivateAttr("")
@@ -365,11 +396,14 @@ class RuleSettings(Section):
     """Share of calls that go to any candidate, to learn of it; None: as `load_balancing.epsilon`."""
     options: dict[str, Any] = {}
     """Of its strategy."""
+    fallbacks: _Fallbacks = {}
+    """They go before the lab's."""
     conditions: ConditionSettings = ConditionSettings()
 
     def mirror(self) -> dict[str, Any]:
         """The rule as `load_balancing_rules` keeps it."""
-        added = {name for name in ("epsilon", "options") if not getattr(self, name)}
+        later = ("epsilon", "options", "fallbacks")
+        added = {name for name in later if not getattr(self, name)}
         config = self.model_dump(mode="json", exclude={"conditions", *added})
         conditions = self.conditions.model_dump(mode="json", exclude_defaults=True)
         return {"name": self.name, "config": {**config, "conditions": conditions}}
@@ -438,6 +472,8 @@ class RetrySettings(Section):
     max_delay_s: _NotNegative = 20.0
     jitter: _Flag = True
     """Wait a random part of it, so that many clients do not return at once."""
+    after: dict[_Failure, _Retries] = {}
+    """How often a model is asked again after failures of a kind, whatever `max_attempts` says."""
 
 
 class BreakerSettings(Section):
@@ -528,6 +564,8 @@ class Settings(Section):
     load_balancing: LoadBalancingSettings = LoadBalancingSettings()
     cache: CacheSettings = CacheSettings()
     retries: RetrySettings = RetrySettings()
+    fallbacks: _Fallbacks = {}
+    """Who stands in for the candidates of calls that name no model."""
     logging: LoggingSettings = LoggingSettings()
     breaker: BreakerSettings = BreakerSettings()
     limits: LimitsSettings = LimitsSettings()
