@@ -1,7 +1,8 @@
 """Is the false-alarm rate kept where nothing is wrong? `python -m benchmarks.false_alarms`.
 
 Alarms of the adaptive detector on simulated noise, as multiples of the rate that was asked for. Four
-runs of 7,000 points five minutes apart of each kind; the first 1,500 points of a run don't count.
+runs of 7,000 points five minutes apart of each kind; the first 1,500 points of a run don't count. Then the
+same for slow change, by drifts a week.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from novellus_lab.monitoring.detect.adaptive import AdaptiveDetector
+from novellus_lab.monitoring.detect.drift import DriftDetector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     Noise = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
 RATES = (0.01, 0.003, 0.001, 0.0003)
+DRIFTS_A_WEEK = (2.0, 0.5, 0.1)
 START = datetime(2026, 1, 5, tzinfo=UTC)
 STEP = timedelta(minutes=5)
 DAY = 288
@@ -63,6 +66,25 @@ def multiples(noise: Noise, runs: int, points: int, echo: float) -> list[float]:
     return [float(np.mean(np.array(p_values) <= rate)) / rate for rate in RATES]
 
 
+def drift_multiples(noise: Noise, runs: int, points: int) -> list[float]:
+    """Drifts over those asked for, at each of `DRIFTS_A_WEEK`."""
+    weeks = runs * (points - LEARNING) * STEP / timedelta(weeks=1)
+    multiples = []
+    for rate in DRIFTS_A_WEEK:
+        drifts = 0
+        for seed in range(runs):
+            values = noise(np.random.default_rng(seed), np.arange(points))
+            detector = DriftDetector(rate, interval=STEP)
+            found = {
+                drift.start
+                for n, value in enumerate(values)
+                if (drift := detector.observe(START + n * STEP, float(value)))
+            }
+            drifts += sum(start >= START + LEARNING * STEP for start in found)
+        multiples.append(drifts / weeks / rate)
+    return multiples
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.false_alarms")
     parser.add_argument("--runs", type=int, default=4)
@@ -75,7 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, noise in NOISES.items():
         found = multiples(noise, options.runs, options.points, options.echo)
         table.add_row(name, *(f"{one:.1f}" for one in found))
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(table)
+    slow = Table(title="drifts found in noise, as multiples of the rate asked for")
+    for column in ("noise", *(f"{rate:g} a week" for rate in DRIFTS_A_WEEK)):
+        slow.add_column(column, justify="left" if column == "noise" else "right")
+    for name, noise in NOISES.items():
+        found = drift_multiples(noise, 6 * options.runs, options.points)
+        slow.add_row(name, *(f"{one:.1f}" for one in found))
+    console.print(slow)
     return 0
 
 

@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from novellus_lab.monitoring.detect.hysteresis import Phase
+from novellus_lab.monitoring.detect.learned import LearnedDetector
 from novellus_lab.monitoring.detect.rules import Bucket, ErrorRateRule, LatencyRule, TrafficRule
-from novellus_lab.monitoring.detect.scales import MultiScaleDetector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -202,10 +202,8 @@ def rules_alarms(series: Sequence[Point]) -> list[tuple[int, str]]:
     return alarms
 
 
-def adaptive_alarms(
-    series: Sequence[Point], alarms_per_week: float, echo: float
-) -> list[tuple[int, str]]:
-    """One adaptive detector a metric, on minutes and quarters of an hour. Sizes go in as logarithms: a change is a factor."""
+def adaptive_alarms(series: Sequence[Point], alarms_per_week: float) -> list[tuple[int, str]]:
+    """What learns each metric by itself. Sizes go in as logarithms: a change is a factor."""
     metrics: dict[str, list[float]] = {
         "latency_ms": [_log(point.bucket.latency_ms) for point in series],
         "error_rate": [
@@ -222,10 +220,14 @@ def adaptive_alarms(
         ]
     alarms = []
     for metric, values in metrics.items():
-        detector = MultiScaleDetector(alarms_per_week, interval=MINUTE, echo=echo)
+        detector = LearnedDetector(alarms_per_week, interval=MINUTE)
+        drifts = set()
         for number, value in enumerate(values):
-            verdict = detector.observe(series[number].bucket.start, value)
-            if verdict and verdict.alarm:
+            seen = detector.observe(series[number].bucket.start, value)
+            if seen.verdict and seen.verdict.alarm:
+                alarms.append((number, metric))
+            if seen.drift and seen.drift.start not in drifts:
+                drifts.add(seen.drift.start)
                 alarms.append((number, metric))
     return alarms
 
@@ -268,9 +270,7 @@ class Tally:
         self.weeks += (MINUTES - FIRST_FAULT + GAP) / (7 * 24 * 60)
 
 
-def measure(
-    folder: Path, seeds: int, alarms_per_week: float, echo: float
-) -> dict[str, dict[str, Tally]]:
+def measure(folder: Path, seeds: int, alarms_per_week: float) -> dict[str, dict[str, Tally]]:
     """Tallies by trace and detector."""
     result: dict[str, dict[str, Tally]] = {}
     for trace in (azure(folder), mooncake(folder)):
@@ -279,7 +279,7 @@ def measure(
             planned = plan(trace, random.Random(seed))
             series = list(points(trace, planned, np.random.default_rng(seed)))
             by_rules = rules_alarms(series)
-            by_adaptive = adaptive_alarms(series, alarms_per_week, echo)
+            by_adaptive = adaptive_alarms(series, alarms_per_week)
             tallies["rules"].add(by_rules, planned)
             tallies["adaptive"].add(by_adaptive, planned)
             tallies["both"].add(by_rules + by_adaptive, planned)
@@ -320,11 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=DATA)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--alarms-per-week", type=float, default=2.0, help="of each metric")
-    parser.add_argument("--echo", type=float, default=60, help="minutes")
     options = parser.parse_args(arguments)
     if not options.folder.exists():
         parser.error(f"no traffic traces in {options.folder}; name their folder")
-    result = measure(options.folder, options.seeds, options.alarms_per_week, options.echo)
+    result = measure(options.folder, options.seeds, options.alarms_per_week)
     show(Console(width=None if sys.stdout.isatty() else 100), result)
     return 0
 
