@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from novellus_lab.spaces.queue import Job, LabQueue
     from novellus_lab.spaces.router import LabRouter
     from novellus_lab.spaces.session import Session
-    from novellus_lab.spaces.session_turns import SessionTurns
+    from novellus_lab.spaces.session_store import ConversationStore
     from novellus_lab.store.database import Database
     from novellus_lab.types import BatchFailure, Completion, Message
 
@@ -164,7 +164,7 @@ class Lab:
             self._database.close()
             raise
         self._job_queue: JobQueue | None = None
-        self._session_turns: SessionTurns | None = None
+        self._session_turns: ConversationStore | None = None
         self._held = _Held(runtime, self._database)
         weakref.finalize(self, _close_forgotten, self._held).atexit = False
         if runtime.catalog.stands_in:
@@ -456,7 +456,8 @@ class Lab:
             arguments: `complete`'s, for every call that does not say otherwise.
 
         It has `complete`, `stream` and their async twins, `history`, `cost`, `clear()`. What is
-        said is kept in PostgreSQL, whether or not content is logged, until `clear()`.
+        said is kept in PostgreSQL (or Redis: `sessions.store`), whether or not content is logged,
+        until `clear()`.
 
         Raises:
             InvalidRequestError: the id, the system prompt or an argument is wrong.
@@ -725,13 +726,13 @@ class Lab:
         runtime.flush(10.0)
         return runtime
 
-    def _conversations(self) -> SessionTurns:
+    def _conversations(self) -> ConversationStore:
         """Return this process's way to the conversations."""
-        from novellus_lab.spaces.session_turns import SessionTurns
+        from novellus_lab.spaces.session_store import open_conversations
 
         runtime, turns = self._live(), self._session_turns
         if turns is None or turns.runtime is not runtime:
-            turns = self._session_turns = SessionTurns(runtime)
+            turns = self._session_turns = open_conversations(runtime)
         return turns
 
     def _jobs(self) -> JobQueue:

@@ -18,7 +18,7 @@ from novellus_lab.settings.environment import (
     without_password,
 )
 from novellus_lab.settings.packaged import packaged_file
-from novellus_lab.settings.schema import Settings, names_a_secret
+from novellus_lab.settings.schema import NO_REDIS_URL, Settings, names_a_secret
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +75,13 @@ def load_settings(
     settings._home = str(home) if home is not None else variables.get("NOVELLUS_HOME") or None
     settings._database_url = _secret(find_database_url(database_url, variables))
     settings._redis_url = _secret(find_redis_url(redis_url, variables))
+    if settings.sessions.store == "redis" and settings.redis_url is None:
+        raise ConfigurationError(f"{document.where(('sessions', 'store'))}: {NO_REDIS_URL}")
+    if settings.sessions.store == "postgres" and settings.sessions.ttl_seconds is not None:
+        where = document.where(("sessions", "ttl_seconds"))
+        raise ConfigurationError(
+            f"{where} holds for sessions in Redis only: say `store: redis` too"
+        )
     return settings
 
 

@@ -549,6 +549,20 @@ class BudgetPolicySettings(Section):
     """Longest wait for what other calls have reserved; 0 refuses at once."""
 
 
+NO_REDIS_URL = (
+    "sessions.store is redis, and no redis_url is known: set REDIS_URL, pass redis_url, or leave the "
+    "sessions in PostgreSQL"
+)
+
+
+class SessionsSettings(Section):
+    """Where `lab.session()` keeps conversations."""
+
+    store: Literal["postgres", "redis"] = "postgres"
+    ttl_seconds: _Positive | None = None
+    """How long after its latest turn a session in Redis is kept; None: for ever."""
+
+
 class LoggingSettings(Section):
     """What the log holds."""
 
@@ -567,6 +581,7 @@ class Settings(Section):
     fallbacks: _Fallbacks = {}
     """Who stands in for the candidates of calls that name no model."""
     logging: LoggingSettings = LoggingSettings()
+    sessions: SessionsSettings = SessionsSettings()
     breaker: BreakerSettings = BreakerSettings()
     limits: LimitsSettings = LimitsSettings()
     budgets: tuple[BudgetSettings, ...] = ()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from novellus_lab.lab import CallArguments
     from novellus_lab.pipeline.runtime import Runtime
-    from novellus_lab.spaces.session_turns import SessionTurns
+    from novellus_lab.spaces.session_store import ConversationStore
     from novellus_lab.types import Completion, Message
 
 logger = logging.getLogger("novellus_lab")
@@ -39,9 +39,9 @@ _ESTIMATE = 0.95
 class Session:
     """A conversation. Each call sends what was said before, and remembers its answer.
 
-    It is kept in PostgreSQL: whoever opens the same id, in this process or another, goes on with
-    it. Two calls at once both see what was said before either, and both are remembered, in the
-    order of their answers. A call that fails leaves no trace in it.
+    It is kept in PostgreSQL, or in Redis if `sessions.store` says so: whoever opens the same id, in
+    this process or another, goes on with it. Two calls at once both see what was said before
+    either, and both are remembered, in the order of their answers. A call that fails leaves no trace in it.
 
     Where the history no longer fits the model's context window, the oldest turns are not sent; they
     stay in `history`.
@@ -49,7 +49,7 @@ class Session:
 
     def __init__(
         self,
-        turns: Callable[[], SessionTurns],
+        turns: Callable[[], ConversationStore],
         id: str | None = None,
         *,
         system: str | None = None,
@@ -230,7 +230,11 @@ class Session:
             await turns.add(self.id, turn)
         except StoreUnavailableError as error:
             self._unsaved.append(turn)  # the answer is paid for: the caller shall have it
-            logger.warning("session %s: a turn waits for the database: %s", self.id, error)
+            logger.warning(
+                "session %s: a turn is not stored yet, and waits in this process: %s",
+                self.id,
+                error,
+            )
         return completion
 
     async def _read(self) -> Conversation:

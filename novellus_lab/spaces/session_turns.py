@@ -116,7 +116,7 @@ class SessionTurns:
                     id,
                     id,
                     turn.request_id,
-                    _json(turn.messages),
+                    messages_json(turn.messages),
                 ],
             )
 
@@ -147,7 +147,8 @@ class SessionTurns:
         await self._database.run(work)
 
 
-def _json(messages: list[Message]) -> str:
+def messages_json(messages: list[Message]) -> str:
+    """Serialise the messages of a turn."""
     try:
         return orjson.dumps(messages).decode()
     except TypeError:  # a model sent half a character
