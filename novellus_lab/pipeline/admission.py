@@ -212,7 +212,9 @@ class Admission:
         if quotas and isinstance(error, RateLimitError) and error.retry_after_s:
             self.limits.pause(quotas[0], error.retry_after_s)
 
-    def most_usd(self, question: Question, model: Model) -> Decimal | None:
+    def most_usd(
+        self, question: Question, model: Model, service_tier: str | None = None
+    ) -> Decimal | None:
         """The most that a call may cost: its counted prompt and its longest answer."""
         return self._prices.estimate(
             provider=model.provider,
@@ -223,6 +225,7 @@ class Admission:
             configured=model.prices,
             base_model=model.settings.base_model,
             base_url=model.config.base_url,
+            service_tier=service_tier,
         )
 
     async def start(self) -> None:

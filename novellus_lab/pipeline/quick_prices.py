@@ -58,6 +58,7 @@ class QuickPrices:
         configured: Sequence[ConfiguredPrice] = (),
         base_model: str | None = None,
         base_url: str | None = None,
+        service_tier: str | None = None,
     ) -> Decimal | None:
         """Return what a call of this size would cost in US dollars, or None if that is unknown."""
 
@@ -72,10 +73,11 @@ class QuickPrices:
                 configured=configured,
                 base_model=base_model,
                 base_url=base_url,
+                service_tier=service_tier,
             )
 
         if input_tokens <= _MOST_INPUT and output_tokens <= _MOST_OUTPUT:
-            key = (provider, model, base_model, base_url, id(configured))
+            key = (provider, model, base_model, base_url, service_tier, id(configured))
             line, now = self._lines.get(key), time.monotonic()
             if line is None or line.until < now:
                 if len(self._lines) > 5_000:

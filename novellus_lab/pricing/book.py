@@ -12,6 +12,7 @@ Whatever none of them knows has no price: `cost_usd` is None and `reason` says w
 from __future__ import annotations
 
 from datetime import UTC
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from novellus_lab.pricing.rates import EXACT, ZERO, Rates, Tariff
@@ -21,7 +22,6 @@ from novellus_lab.types import Price, PriceLine, Usage
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-    from decimal import Decimal
 
     from novellus_lab.settings import ConfiguredPrice
 
@@ -29,6 +29,14 @@ _ADVICE = (
     "set input_token_cost and output_token_cost of this model in the YAML (USD per 1,000 tokens; 0 "
     "for a server of your own), or base_model to price it as a known one"
 )
+BATCH = "batch"
+"""The service tier of what went through a provider's batch API."""
+_HALF = Decimal("0.5")
+_HALF_IN_BATCH = ("openai", "anthropic", "azure")
+"""Providers that document half of the standard token prices for their batch API, whatever the
+model: https://developers.openai.com/api/docs/guides/batch,
+https://platform.claude.com/docs/en/build-with-claude/batch-processing (cache reads and writes too),
+https://learn.microsoft.com/azure/ai-foundry/openai/how-to/batch."""
 _LOCAL = Price(cost_usd=ZERO, fees_usd=ZERO, version="local")
 
 
@@ -78,11 +86,23 @@ class PriceBook:
         place = (provider, model, response_model, base_model, base_url)
         with_fees = fees_usd is None
         stated = _in_force(configured, at) if configured else None
+        discount = None if stated is None else stated.batch_discount
+        if stated is not None and not stated.states_a_price:
+            stated = None
         if stated is not None:
             own, tariff, version = *self._own(stated), "config"
+            if service_tier == BATCH:
+                share = _batch_share(discount, provider, base_url)
+                if share is None:
+                    return _no_batch_price("config", f"{provider} model {model!r}")
+                own, tariff, version = own.scaled(share), tariff.scaled(share), "config, batch"
             if tariff.bill(usage, with_fees=with_fees)[3] is not None:  # it says only a part
                 entry = self._table.find(*place)
-                below = entry.tariff(at, service_tier) if isinstance(entry, Entry) else None
+                below = (
+                    _listed(entry, at, service_tier, discount, provider, base_url)
+                    if isinstance(entry, Entry)
+                    else None
+                )
                 if below is not None and isinstance(entry, Entry):
                     tariff, version = below.under(own), f"config, {entry.version}"
         elif provider == "ollama" and not _in_ollamas_cloud(model, base_url):
@@ -97,11 +117,15 @@ class PriceBook:
             if isinstance(entry, str):
                 return Price(cost_usd=None, reason=f"{entry}; {_ADVICE}")
             version = entry.version
-            found = entry.tariff(at, service_tier)
+            found = _listed(entry, at, service_tier, discount, provider, base_url)
+            if found is None and service_tier == BATCH:
+                return _no_batch_price(version, entry.name)
             if found is None:
                 why = f"{version} has no {service_tier!r} price for {entry.name} at that time"
                 return Price(cost_usd=None, version=version, reason=f"{why}; {_ADVICE}")
             tariff = found
+            if service_tier == BATCH:
+                version += ", batch"
         total, lines, fees, missing = tariff.bill(usage, with_fees=with_fees)
         if missing is not None:
             what = f"{missing} of {provider} model {model!r} has no known price"
@@ -143,6 +167,7 @@ class PriceBook:
         configured: Sequence[ConfiguredPrice] = (),
         base_model: str | None = None,
         base_url: str | None = None,
+        service_tier: str | None = None,
     ) -> Decimal | None:
         """Return what a call of this size would cost in US dollars, or None if that is unknown."""
         if provider == "azure" and base_model is None:
@@ -160,6 +185,7 @@ class PriceBook:
             configured=configured,
             base_model=base_model,
             base_url=base_url,
+            service_tier=service_tier,
         ).cost_usd
 
     def _own(self, stated: ConfiguredPrice) -> tuple[Rates, Tariff]:
@@ -174,6 +200,46 @@ class PriceBook:
             )
             found = self._configured[stated] = (rates, Tariff(rates))
         return found
+
+
+def _listed(
+    entry: Entry,
+    at: datetime,
+    tier: str | None,
+    discount: Decimal | None,
+    provider: str,
+    base_url: str | None,
+) -> Tariff | None:
+    """Return what the table says; of a batch without a price of its own there, the documented half."""
+    if tier != BATCH or discount is None:
+        found = entry.tariff(at, tier)
+        if found is not None or tier != BATCH:
+            return found
+    standard = entry.tariff(at, None)
+    share = _batch_share(discount, provider, base_url)
+    return None if standard is None or share is None else standard.scaled(share)
+
+
+def _batch_share(discount: Decimal | None, provider: str, base_url: str | None) -> Decimal | None:
+    """Return what a batch costs of the standard price (0 to 1); None: nobody says."""
+    if discount is not None:
+        return 1 - discount
+    own = base_url is None or provider == "azure" or _own_address(base_url)
+    return _HALF if own and provider in _HALF_IN_BATCH else None
+
+
+def _own_address(base_url: str) -> bool:
+    host = base_url.partition("://")[2].partition("/")[0].partition(":")[0]
+    return host.endswith((".openai.com", ".anthropic.com"))
+
+
+def _no_batch_price(version: str, what: str) -> Price:
+    return Price(
+        cost_usd=None,
+        version=version,
+        reason=f"what {what} costs in a batch is not known: set batch_discount of this model in the "
+        f"YAML (0.5: half of its token prices)",
+    )
 
 
 def _billed(billed: Decimal, fees: Decimal | None) -> Price:

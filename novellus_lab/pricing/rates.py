@@ -58,12 +58,24 @@ class Rates:
             output_image=_or(self.output_image, self.output),
         )
 
+    def scaled(self, factor: Decimal) -> Rates:
+        """Return these rates times a factor, fees apart: nobody gives a discount on searches."""
+        return replace(
+            self,
+            **{
+                name: EXACT.multiply(rate, factor)
+                for name in _RATE_NAMES
+                if name not in _FEES and (rate := getattr(self, name)) is not None
+            },
+        )
+
     def over(self, other: Rates) -> Rates:
         """Return `other` with everything that is stated here put over it."""
         return Rates(*(_or(getattr(self, n), getattr(other, n)) for n in _RATE_NAMES))
 
 
 _RATE_NAMES = tuple(field.name for field in fields(Rates))
+_FEES = ("web_search", "request")
 
 
 def _or(first: Decimal | None, second: Decimal | None) -> Decimal | None:
@@ -85,6 +97,11 @@ class Tariff:
     def under(self, own: Rates) -> Tariff:
         """Return this tariff with somebody's own rates put over it."""
         steps = [own.filled().over(rates) for rates in self._rates]
+        return Tariff(steps[0], dict(zip(self._thresholds, steps[1:], strict=True)))
+
+    def scaled(self, factor: Decimal) -> Tariff:
+        """Return this tariff with its token prices times a factor."""
+        steps = [rates.scaled(factor) for rates in self._rates]
         return Tariff(steps[0], dict(zip(self._thresholds, steps[1:], strict=True)))
 
     def bill(

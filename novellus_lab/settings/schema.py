@@ -240,6 +240,22 @@ class ConfiguredPrice:
     """Default: the output price."""
     effective_from: datetime | None = None
     effective_until: datetime | None = None
+    batch_discount: Decimal | None = None
+    """Share of the token prices that a batch saves; None: what its provider documents."""
+
+    @property
+    def states_a_price(self) -> bool:
+        """Whether it is more than a discount."""
+        return any(
+            price is not None
+            for price in (
+                self.input_token_cost,
+                self.output_token_cost,
+                self.cached_input_token_cost,
+                self.cache_write_token_cost,
+                self.reasoning_token_cost,
+            )
+        )
 
 
 class PriceSettings(Section):
@@ -270,6 +286,8 @@ class ModelSettings(Section):
     cached_input_token_cost: PerThousand | None = None
     cache_write_token_cost: PerThousand | None = None
     reasoning_token_cost: PerThousand | None = None
+    batch_discount: Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1)] | None = None
+    """Share of the token prices that the provider's batch API saves; None: what it documents."""
     prices: tuple[PriceSettings, ...] = ()
     """Dated prices; the first whose dates hold is taken."""
     priority: _Whole = 100
@@ -313,8 +331,10 @@ class ModelSettings(Section):
     @property
     def configured_prices(self) -> tuple[ConfiguredPrice, ...]:
         """What the YAML says of prices: dated ones first, then the undated."""
-        dated = [ConfiguredPrice(**dict(price)) for price in self.prices]
-        if self.input_token_cost is not None or self.output_token_cost is not None:
+        discount = self.batch_discount
+        dated = [ConfiguredPrice(**dict(price), batch_discount=discount) for price in self.prices]
+        stated = (self.input_token_cost, self.output_token_cost, discount)
+        if any(value is not None for value in stated):
             dated.append(
                 ConfiguredPrice(
                     self.input_token_cost,
@@ -322,6 +342,7 @@ class ModelSettings(Section):
                     self.cached_input_token_cost,
                     self.cache_write_token_cost,
                     self.reasoning_token_cost,
+                    batch_discount=discount,
                 )
             )
         return tuple(dated)
