@@ -1,0 +1,1 @@
+"""Experiments: comparisons of arms, evaluation from the log, benchmarks."""
