@@ -166,7 +166,12 @@ class Ledger:
         self._asked.append(asked)
         self._urgent.set()
         self._work()
-        return await asked.blocked
+        try:
+            return await asked.blocked
+        except asyncio.CancelledError:
+            if _is_reserved(asked.blocked):  # and who asked left before it heard of it
+                self.settle(id, Decimal(0), counters)
+            raise
 
     def settle(self, id: UUID, cost_usd: Decimal | None, counters: tuple[Counter, ...]) -> None:
         """The call ended; None: nobody knows what it cost, what was reserved stands."""
@@ -390,6 +395,11 @@ class Ledger:
         if connection is not None:
             with contextlib.suppress(*_FAULTS):
                 await connection.close()
+
+
+def _is_reserved(blocked: asyncio.Future[Counter | None]) -> bool:
+    done = blocked.done() and not blocked.cancelled()
+    return done and blocked.exception() is None and blocked.result() is None
 
 
 def _late(id: UUID, cost_usd: Decimal, counters: tuple[Counter, ...]) -> _Asked:

@@ -342,6 +342,22 @@ async def test_who_leaves_while_waiting_reserves_nothing(database):
         assert account(database) == {("lab", ""): (1, 0)}
 
 
+async def test_who_leaves_in_the_moment_of_the_answer_reserves_nothing(database, monkeypatch):
+    apply = ledger_module.Ledger._apply
+
+    async def answered_too_late(self, *calls, **more):
+        await apply(self, *calls, **more)
+        leaving.cancel()
+
+    monkeypatch.setattr(ledger_module.Ledger, "_apply", answered_too_late)
+    async with opened(database, budget(10)) as book:
+        leaving = asyncio.create_task(reserve(book, "3"))
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await book.flush()
+        assert account(database) == {("lab", ""): (0, 0)}
+
+
 # --- blocks ----------------------------------------------------------------------------------
 
 
