@@ -116,17 +116,21 @@ class Attempts:
     ) -> R:
         error: ProviderError | UnsupportedParameterError | BudgetError | None = None
         ahead, tried = deque(order), set[str]()
+        kept_back: list[Model] = []  # by the breaker: asked when all others have failed
+        at_last = False
         role: Role = "primary"
         while ahead:
             model = ahead.popleft()
             tried.add(model.id)
             failures: dict[str, int] = {}
             failed: BaseException | None = None
+            # One that seems to be down is not worth more; who is only rate limited is.
+            once = at_last and self._admission.breaker.is_open(model.id)
             for number in count(1):
                 if number > 1:
                     role = "retry"
                 # A retry keeps to its own schedule, and where nobody else is left one tries.
-                forced = number > 1 or not ahead
+                forced = number > 1 or at_last or not (ahead or kept_back)
                 try:
                     return await self._once(request, model, trace, ask, role, forced=forced)
                 except UnsupportedParameterError as unsupported:
@@ -138,6 +142,8 @@ class Attempts:
                 except (LimitExceededError, CircuitOpenError) as refused:
                     refused.model, refused.provider = model.id, model.provider
                     error, failed = error or refused, refused
+                    if isinstance(refused, CircuitOpenError):
+                        kept_back.append(model)
                     break  # another model may have room
                 except BudgetError as refused:
                     if trace.attempts and error is not None:
@@ -150,7 +156,7 @@ class Attempts:
                     error = failed = raised
                     if trace.streamed:
                         raise
-                    if not self._may_ask_again(raised, number, failures):
+                    if once or not self._may_ask_again(raised, number, failures):
                         break
                     wait_s = self._wait_s(number, raised.retry_after_s)
                     if ahead and wait_s > self._retries.max_delay_s:
@@ -173,7 +179,9 @@ class Attempts:
             if chain is None and failover is not None and not ahead:
                 chain = failover.at_last(request.question, model)
             if chain is not None:
-                ahead = deque(m for m in chain if m.id not in tried)
+                ahead, at_last = deque(m for m in chain if m.id not in tried), False
+            if kept_back and not ahead:
+                ahead, kept_back, at_last = deque(kept_back), [], True
         if error is None:
             raise AssertionError("a route without candidates")
         if len(trace.attempts) > 1:

@@ -149,6 +149,11 @@ class CircuitBreaker:
         circuit = self._circuits.get(model_id)
         return 0.0 if circuit is None else _wait_s(circuit, self._clock())
 
+    def is_open(self, model_id: str) -> bool:
+        """Return whether its calls failed (or its key was refused); cooling is not that."""
+        circuit = self._circuits.get(model_id)
+        return circuit is not None and circuit.opened
+
     def enter(self, model_id: str, *, force: bool = False) -> int | None:
         """Begin a call: return its ticket, or None where `allows` has a reason against it.
 

@@ -57,6 +57,23 @@ def test_who_names_a_model_calls_it_whatever_its_circuit(make_lab):
         assert lab.complete("2", model_id="m").content == "yes"
 
 
+def test_where_every_circuit_is_open_each_model_is_tried_once(make_lab):
+    bad_then_good = ScriptedServer([*[Scripted(500)] * 3, GOOD, Scripted(500)])
+    with bad_then_good as first, ScriptedServer(Scripted(500)) as second:
+        lab = make_lab(
+            openai_model("first", first.url, priority=200),
+            openai_model("second", second.url, priority=100),
+            load_balancing={"default_strategy": "priority"},
+            breaker={"consecutive_failures": 3},
+        )
+        with pytest.raises(ProviderError):
+            lab.complete("1")
+        assert lab.complete("2").model == "first"
+        with pytest.raises(ProviderError):
+            lab.complete("3")
+        assert (len(first.requests), len(second.requests)) == (5, 4)
+
+
 def test_a_breaker_can_be_switched_off(make_lab):
     with ScriptedServer(Scripted(500)) as bad, ScriptedServer(GOOD) as good:
         lab = make_lab(
