@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from novellus_lab.errors import NovellusError
-    from novellus_lab.integration import AIModelManager, CacheManager, ai_complete, ai_embed
+    from novellus_lab.integration import (
+        AIModelManager,
+        CacheManager,
+        MetricsCollector,
+        ai_complete,
+        ai_embed,
+        ai_metrics,
+    )
     from novellus_lab.lab import Lab
     from novellus_lab.routing.balancer import ModelLoadBalancer
     from novellus_lab.types import BatchFailure, CacheOutcome, Chunk, Completion, Usage
@@ -22,11 +29,13 @@ _HOMES = {
     "Chunk": "types",
     "Completion": "types",
     "Lab": "lab",
+    "MetricsCollector": "integration",
     "ModelLoadBalancer": "routing.balancer",
     "NovellusError": "errors",
     "Usage": "types",
     "ai_complete": "integration",
     "ai_embed": "integration",
+    "ai_metrics": "integration",
 }
 
 __all__ = [
@@ -37,11 +46,13 @@ __all__ = [
     "Chunk",
     "Completion",
     "Lab",
+    "MetricsCollector",
     "ModelLoadBalancer",
     "NovellusError",
     "Usage",
     "ai_complete",
     "ai_embed",
+    "ai_metrics",
 ]
 
 

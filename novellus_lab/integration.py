@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from novellus_lab.lab import CallArguments
+    from novellus_lab.monitoring.period import TimeRange
     from novellus_lab.pipeline.stream import AsyncStream
     from novellus_lab.spaces.cache import LabCache
     from novellus_lab.spaces.queue import Job
@@ -73,6 +74,11 @@ async def ai_embed(
     """Embed a text or a list of texts; embeddings are cached. Options as `Lab.embed`."""
     lab = await _opened()
     return await lab.aembed(text, model=model, **options)
+
+
+async def ai_metrics(model_id: str | None = None, time_range: TimeRange = "1h") -> dict[str, Any]:
+    """Return what a model did, as plain dicts; see `MetricsCollector.get_model_metrics`."""
+    return await MetricsCollector().get_model_metrics(model_id, time_range)
 
 
 class AIModelManager:
@@ -168,3 +174,27 @@ class CacheManager:
 
     async def _cache(self) -> LabCache:
         return (self._lab or await _opened()).cache
+
+
+class MetricsCollector:
+    """The production system's metrics, over the same log as `lab.monitor`.
+
+    Args:
+        lab: the lab to work through; default the shared one.
+    """
+
+    def __init__(self, lab: Lab | None = None) -> None:
+        self._lab = lab
+
+    async def get_model_metrics(
+        self, model_id: str | None = None, time_range: TimeRange = "1h"
+    ) -> dict[str, Any]:
+        """Return what a model did, as plain dicts: `["success_rate"]`, `["latency"]["avg"]`, ….
+
+        Args:
+            model_id: None: all models together.
+            time_range: `"1h"`, `"6h"`, `"24h"`, `"7d"`, `"30d"`, any other duration, or
+                `(start, end)`; see `lab.monitor.metrics`, whose fields the keys are.
+        """
+        lab = self._lab or await _opened()
+        return (await lab.monitor.ametrics(model_id, time_range)).to_dict()

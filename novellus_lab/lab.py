@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from novellus_lab.cache.policy import CachePolicy
     from novellus_lab.limits.budgets import SpendingScope
+    from novellus_lab.monitoring.metrics import ModelMetrics
+    from novellus_lab.monitoring.period import TimeRange
     from novellus_lab.pipeline.embedding import EmbeddingRequest
     from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.queue.queue import JobQueue
@@ -561,6 +563,16 @@ class Lab:
 
         self._ready()
         return read_requests(self._database.conninfo, since, until=until, limit=limit)
+
+    def metrics(self, model_id: str | None = None, time_range: TimeRange = "1h") -> ModelMetrics:
+        """Return what a model, or all together, did: `lab.metrics("gpt-4o", "24h").latency.p95`.
+
+        It holds `success_rate` (percent), requests by their end, `latency`, `provider_latency`,
+        `time_to_first_token`, `cache_latency` and `overhead` (avg, p50, p90, p95, p99 in
+        milliseconds), tokens, `cost`, `cache` and errors by class, as attributes and as items.
+        Arguments and errors as of `lab.monitor.metrics`.
+        """
+        return self.monitor.metrics(model_id, time_range)
 
     # --- namespaces --------------------------------------------------------------------------
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING
+
+from novellus_lab.errors import InvalidRequestError, UnknownModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from novellus_lab.monitoring.metrics import ModelMetrics
+    from novellus_lab.monitoring.period import Period, TimeRange
+    from novellus_lab.monitoring.rollups import Connection
     from novellus_lab.pipeline.runtime import Runtime
 
 
@@ -24,20 +30,60 @@ class LabMonitor:
     def __repr__(self) -> str:
         return "lab.monitor: metrics, health, explain_health"
 
-    def metrics(self, model_id: str | None = None, time_range: Any = "1h") -> Any:
-        raise NotImplementedError("metrics come with the rollups")
+    def metrics(self, model_id: str | None = None, time_range: TimeRange = "1h") -> ModelMetrics:
+        """Return what a model did: requests, times, tokens, cost, cache, errors.
 
-    async def ametrics(self, model_id: str | None = None, time_range: Any = "1h") -> Any:
-        raise NotImplementedError("metrics come with the rollups")
+        Args:
+            model_id: None: all models together.
+            time_range: `"1h"`, `"6h"`, `"24h"`, `"7d"`, `"30d"` or any duration back from now, a
+                timedelta, a time (local, if it has no zone), or `(start, end)`; None: all.
 
-    def health(self) -> Any:
-        raise NotImplementedError("health comes with the rollups")
+        Raises:
+            InvalidRequestError: `time_range` can't be understood.
+            UnknownModelError: no such model is configured, nor is one in the log.
+            StoreUnavailableError: the database does not answer, or does not take what waits.
+        """
+        from novellus_lab.monitoring.period import period
 
-    async def ahealth(self) -> Any:
-        raise NotImplementedError("health comes with the rollups")
+        asked = period(time_range)
+        _check_model(model_id)
+        runtime = self._ready()
+        return runtime.thread.run(_metrics, runtime, model_id, asked)
 
-    def explain_health(self, model_id: str) -> Any:
-        raise NotImplementedError("health comes with the rollups")
+    async def ametrics(
+        self, model_id: str | None = None, time_range: TimeRange = "1h"
+    ) -> ModelMetrics:
+        """Return what a model did: the async twin of `metrics`, same arguments."""
+        from novellus_lab.monitoring.period import period
 
-    async def aexplain_health(self, model_id: str) -> Any:
-        raise NotImplementedError("health comes with the rollups")
+        asked = period(time_range)
+        _check_model(model_id)
+        runtime = await asyncio.to_thread(self._ready)
+        return await runtime.thread.arun(_metrics, runtime, model_id, asked)
+
+
+def _check_model(model_id: object) -> None:
+    if model_id is not None and not isinstance(model_id, str):
+        raise InvalidRequestError(f"model_id must be a text or None, not {model_id!r:.80}")
+
+
+async def _metrics(runtime: Runtime, model_id: str | None, period: Period) -> ModelMetrics:
+    from novellus_lab.monitoring.metrics import read_metrics
+    from novellus_lab.monitoring.rollups import catch_up, connected
+
+    async with connected(runtime.conninfo) as connection:
+        await catch_up(connection)
+        model = None if model_id is None else await _known(runtime, connection, model_id)
+        return await read_metrics(connection, period, model)
+
+
+async def _known(runtime: Runtime, connection: Connection, model_id: str) -> str:
+    """Return a model's name in the log: as it is configured, else as it stands there."""
+    from novellus_lab.monitoring.metrics import was_seen
+
+    try:
+        return runtime.catalog.get(model_id).id
+    except UnknownModelError:
+        if await was_seen(connection, model_id):
+            return model_id
+        raise

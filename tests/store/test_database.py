@@ -37,6 +37,7 @@ TABLES = {
     "ai_response_cache_removals", "ai_call_leases", "ai_call_lease_holders",
     "ai_budgets", "ai_budget_periods", "ai_budget_reservations",
     "ai_cache_calibrations", "ai_cache_judgements", "ai_routers",
+    "model_performance_metrics", "ai_rollup_progress",
     "ai_jobs", "ai_queue_workers", "ai_sessions", "ai_session_turns",
     "ai_anomalies", "ai_anomaly_notices",
     "ai_log_segments", "novellus_schema_migrations",
