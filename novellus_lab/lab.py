@@ -80,6 +80,7 @@ class CallArguments(TypedDict, total=False):
     cache: Mapping[str, Any] | CachePolicy | None
     model_selection_strategy: str | None
     timeout: float | None
+    hedge: bool | Mapping[str, Any] | None
     priority: str | int | None
     tags: Mapping[str, Any] | None
     session_id: str | None
@@ -226,6 +227,9 @@ class Lab:
             model_selection_strategy: `weighted`, `cost_optimized`, `least_latency`, `cascade`, …, or
                 one of yours (see `lab.router.strategies()`); default as configured.
             timeout: seconds for everything, retries and failovers included.
+            hedge: call a second time (the next candidate, else the same model) when the first takes
+                longer than 95% of its calls, and take the first answer; or a dict: after_ms,
+                quantile, min_calls, to (`next`, `same`). Both calls cost. Default as configured.
             priority: a label for rules and the log.
             tags: free labels for analysis, such as `{"team": "search"}`.
             session_id: groups the calls of one conversation or user.

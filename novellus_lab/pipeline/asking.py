@@ -83,6 +83,8 @@ class AskForAnswer:
                 if delta.content or delta.reasoning:
                     if heard.ttft_ms is None:
                         heard.ttft_ms = (time.perf_counter() - started) * 1000
+                        if trace.on_first_token is not None:
+                            trace.on_first_token()
                     heard.pieces.append(delta.content)
                     heard.reasoning.append(delta.reasoning)
                     trace.streamed = True

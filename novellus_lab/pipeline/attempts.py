@@ -25,6 +25,7 @@ from novellus_lab.errors import (
 )
 from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.failover import kind_of
+from novellus_lab.pipeline.hedging import Race
 from novellus_lab.pipeline.trace import Heard
 from novellus_lab.tokens import estimate_tokens
 from novellus_lab.types import Attempt, EmbeddingReply, Price, Reply, Status, Usage
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.asking import Ask
     from novellus_lab.pipeline.catalog import Catalog, Model
     from novellus_lab.pipeline.failover import Failover
+    from novellus_lab.pipeline.hedging import Hedge
     from novellus_lab.pipeline.request import Request
     from novellus_lab.pipeline.trace import Trace
     from novellus_lab.pricing import PriceBook
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from novellus_lab.settings import RetrySettings
 
 R = TypeVar("R", Reply, EmbeddingReply)
-Role = Literal["primary", "retry", "failover"]
+Role = Literal["primary", "retry", "failover", "hedge"]
 
 _CLOCKS_S = 0.005
 """What the event loop's clock, and the provider's view of it, may be early by."""
@@ -79,11 +81,13 @@ class Attempts:
         ask: Ask[R],
         *,
         failover: Failover | None = None,
+        hedge: Hedge | None = None,
     ) -> R:
         """Return the first answer; `trace` holds every attempt, also when this raises.
 
         Args:
             failover: who is asked beside those of `order`, and after what.
+            hedge: a second call beside one that takes long.
 
         Raises:
             DeadlineExceededError: the call's deadline passed.
@@ -91,13 +95,13 @@ class Attempts:
             UnsupportedParameterError: no candidate can honour a parameter.
         """
         if request.deadline is None:
-            return await self._run(request, order, trace, ask, failover)
+            return await self._run(request, order, trace, ask, failover, hedge)
         if time.perf_counter() >= request.deadline:
             raise _too_late(request, trace)  # before anything is sent and paid for
         limit = asyncio.timeout(request.deadline - time.perf_counter())
         try:
             async with limit:
-                return await self._run(request, order, trace, ask, failover)
+                return await self._run(request, order, trace, ask, failover, hedge)
         except TimeoutError as error:
             # A provider is given what is left of the deadline: near it, either may be the first to
             # notice that it has passed.
@@ -113,6 +117,7 @@ class Attempts:
         trace: Trace,
         ask: Ask[R],
         failover: Failover | None,
+        hedge: Hedge | None,
     ) -> R:
         error: ProviderError | UnsupportedParameterError | BudgetError | None = None
         ahead, tried = deque(order), set[str]()
@@ -132,7 +137,12 @@ class Attempts:
                 # A retry keeps to its own schedule, and where nobody else is left one tries.
                 forced = number > 1 or at_last or not (ahead or kept_back)
                 try:
-                    return await self._once(request, model, trace, ask, role, forced=forced)
+                    if hedge is None or hedge.sent:
+                        return await self._once(request, model, trace, ask, role, forced=forced)
+                    other = ahead[0] if ahead and hedge.hedging.to == "next" else model
+                    return await self._hedged(
+                        request, model, other, trace, ask, role, forced=forced, hedge=hedge
+                    )
                 except UnsupportedParameterError as unsupported:
                     if isinstance(unsupported, ProviderError):
                         unsupported.model, unsupported.provider = model.id, model.provider
@@ -209,6 +219,43 @@ class Attempts:
         wait_s = self._random.uniform(0, cap) if self._retries.jitter else cap
         return wait_s if retry_after_s is None else max(retry_after_s, 0.0) + wait_s * 0.1
 
+    async def _hedged(
+        self,
+        request: Request,
+        model: Model,
+        other: Model,
+        trace: Trace,
+        ask: Ask[R],
+        role: Role,
+        *,
+        forced: bool,
+        hedge: Hedge,
+    ) -> R:
+        """Call a model, and another one beside it if the answer does not come in time."""
+        after_s = hedge.after_s(model.id)
+        if after_s is None:
+            return await self._once(request, model, trace, ask, role, forced=forced)
+        started, begun = time.perf_counter(), len(trace.attempts)
+        reply = await Race[R](trace).run(
+            lambda leg: self._once(request, model, leg, ask, role, forced=forced),
+            lambda leg: self._once(request, other, leg, ask, "hedge", forced=False),
+            after_s,
+            hedge.take,
+        )
+        if trace.answer is not None and trace.answer.role == "hedge":
+            # It would have taken longer still. Not to count it would make the model look quicker
+            # with every hedge, and hedges more frequent.
+            for attempt in trace.attempts[begun:]:
+                if attempt.role == role and attempt.status is Status.CANCELLED:
+                    self._latencies.observe(
+                        model.id,
+                        (time.perf_counter() - started) * 1000,
+                        attempt.latency_ms if trace.streamed else None,
+                        input_tokens=reply.usage.input_tokens,
+                        output_tokens=reply.usage.output_tokens,
+                    )
+        return reply
+
     async def _once(
         self,
         request: Request,
@@ -243,7 +290,9 @@ class Attempts:
 
         def failed(status: Status, error: BaseException) -> None:
             provider_error = error if isinstance(error, ProviderError) else None
-            usage, price = self._charge_for_failure(model, ask, heard, error, started_at)
+            usage, price = self._charge_for_failure(
+                model, ask, heard, error, started_at, trace.overtaken_by_tokens
+            )
             place.failed(
                 error,
                 usage.total_tokens,
@@ -301,6 +350,7 @@ class Attempts:
         )
         place.answered(reply.usage.total_tokens, done.price.cost_usd)
         trace.attempts.append(done)
+        trace.answer = done
         trace.answered_by = model
         trace.dropped_params = reply.dropped_params
         # Of a recording, what was drawn: how much of it was waited for says nothing of the model.
@@ -347,13 +397,16 @@ class Attempts:
         heard: Heard,
         error: BaseException,
         at: datetime,
+        overtaken_by_tokens: int | None,
     ) -> tuple[Usage, Price]:
         """What a call that did not come to its end used and cost.
 
         Providers charge a stream for its prompt and for what they generated until it broke off.
         They charge nothing for a request that they refused with an error status, or that never
         reached them. Whatever else was sent they may charge for, and nobody tells us how much: an
-        answer that we stopped waiting for, that was cut off, or that can't be read.
+        answer that we stopped waiting for, that was cut off, or that can't be read. Only where
+        another answer to the same question is there it can be estimated: a provider that was left
+        writes to the end and charges it all.
         """
         if heard.text or heard.usage is not None:
             written = estimate_tokens(heard.text)
@@ -374,6 +427,13 @@ class Attempts:
             (error.status_code or 0) >= 400 or error.never_sent
         ):
             return Usage(), _NOT_CHARGED
+        if overtaken_by_tokens is not None:
+            usage = Usage(
+                input_tokens=ask.estimated_input_tokens(),
+                output_tokens=overtaken_by_tokens,
+                estimated=True,
+            )
+            return usage, self._price(model, usage, at, None)
         price = self._price(model, Usage(), at, None)
         if price.cost_usd == 0 and price.version == "local":
             return Usage(), price

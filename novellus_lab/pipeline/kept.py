@@ -35,7 +35,8 @@ def entry_of(
     key: bytes, request: Request, model: Model, reply: Reply, trace: Trace, expires_at: float | None
 ) -> CacheEntry:
     """Return what is needed to give this answer again."""
-    answer = trace.attempts[-1]
+    answer = trace.answer
+    assert answer is not None  # noqa: S101  set together with the reply
     return CacheEntry(
         key=key,
         content=reply.content,

@@ -22,6 +22,7 @@ from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.asking import AskForAnswer
 from novellus_lab.pipeline.embedding import PURPOSE_TAG
 from novellus_lab.pipeline.explanation import ExplainedCandidate, Explanation, RuleVerdict
+from novellus_lab.pipeline.hedging import Hedge, HedgeAllowance, Hedging, hedging_of
 from novellus_lab.pipeline.kept import answer_again, entry_of, replay_chunks, worth_keeping
 from novellus_lab.pipeline.observing import ObservedAsk
 from novellus_lab.pipeline.recording import answered_record, failed_record, hit_record
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.trained_routers import TrainedRouters
     from novellus_lab.routing.registry import Registry
     from novellus_lab.routing.strategies import Estimates, Option, Strategy
-    from novellus_lab.settings import RuleSettings, Settings
+    from novellus_lab.settings import HedgingSettings, RuleSettings, Settings
     from novellus_lab.store.request_log import RequestLog
     from novellus_lab.types import Reply
 
@@ -95,6 +96,8 @@ class Plan:
     """Share of calls that go to any candidate, whatever the strategy says."""
     failover: Failover | None = None
     """Who stands in for the models, where that is configured."""
+    hedging: Hedging | None = None
+    """When a second call is made beside a slow one; None: never."""
 
     @property
     def rule_name(self) -> str | None:
@@ -149,6 +152,12 @@ class Pipeline:
         self._flight = flight
         self._semantic = semantic
         self._caching = settings.cache.enabled
+        self._hedging = _hedging(settings.hedging)
+        self._hedging_of_rules = {
+            rule.name: self._hedging if rule.hedging is None else _hedging(rule.hedging)
+            for rule in settings.load_balancing.rules
+        }
+        self._hedges = HedgeAllowance()
         self._renewing: set[bytes] = set()
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -190,7 +199,10 @@ class Pipeline:
         policy = question.cache_policy
         if self._may_cache(question, models) and not policy.no_store:
             key = question.key_among(self._catalog.scope(models), question.messages_json)
-        return Plan(models, name, strategy, key, rule, epsilon, failover)
+        hedging = self._hedging if rule is None else self._hedging_of_rules[rule.name]
+        if question.hedge is not None:
+            hedging = hedging_of(hedging, question.hedge)
+        return Plan(models, name, strategy, key, rule, epsilon, failover, hedging)
 
     def _may_cache(self, question: Question, models: tuple[Model, ...]) -> bool:
         if not (self._caching and question.use_cache):
@@ -378,7 +390,13 @@ class Pipeline:
             reply = await self._climb(request, plan, plan.strategy, order, trace, emit)
         else:
             asking = self._asking(request, emit)
-            reply = await self._attempts.run(request, order, trace, asking, failover=plan.failover)
+            hedge: Hedge | None = None
+            if plan.hedging is not None:
+                forecast = self._candidates.estimates(request.question).forecast
+                hedge = Hedge(plan.hedging, forecast, self._hedges)
+            reply = await self._attempts.run(
+                request, order, trace, asking, failover=plan.failover, hedge=hedge
+            )
         return self._complete(request, plan, reply, trace)
 
     def _asking(self, request: Request, emit: Emit | None) -> ObservedAsk:
@@ -695,6 +713,11 @@ class Pipeline:
             if not stood_in:
                 self._semantic.learn(question, plan, entry)
         return completion, entry
+
+
+def _hedging(settings: HedgingSettings | None) -> Hedging | None:
+    policy = None if settings is None else settings.policy()
+    return None if policy is None else Hedging(**policy)
 
 
 def _parse_or_fail(request: Request, reply: Reply) -> object:

@@ -17,6 +17,7 @@ import orjson
 from novellus_lab.cache.key import cache_key
 from novellus_lab.cache.policy import CachePolicy
 from novellus_lab.errors import InvalidRequestError
+from novellus_lab.pipeline.hedging import checked_hedge
 from novellus_lab.tokens import estimate_message_tokens
 from novellus_lab.types import EMPTY
 
@@ -55,6 +56,8 @@ class Question:
     """The Pydantic class that `response_format` named."""
     timeout_s: float | None = None
     """For the whole call, retries and failovers included; None: no limit."""
+    hedge: bool | Mapping[str, Any] | None = None
+    """Whether and how a slow call is made a second time; None: as configured."""
     priority: str | int | None = None
     tags: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     session_id: str | None = None
@@ -161,6 +164,7 @@ def build_question(
     cache: Mapping[str, Any] | CachePolicy | None = None,
     model_selection_strategy: str | None = None,
     timeout: float | None = None,
+    hedge: bool | Mapping[str, Any] | None = None,
     priority: str | int | None = None,
     tags: Mapping[str, Any] | None = None,
     session_id: str | None = None,
@@ -255,6 +259,7 @@ def build_question(
         cache_policy=policy,
         response_model=response_model,
         timeout_s=timeout_s,
+        hedge=None if hedge is None else checked_hedge(hedge),
         priority=priority,
         tags=tags or EMPTY,
         session_id=session_id,

@@ -198,7 +198,8 @@ def answered_record(
     record.provider = completion.provider
     record.response_model = completion.response_model
     record.usage = completion.usage
-    answer = trace.attempts[-1]
+    answer = trace.answer
+    assert answer is not None  # noqa: S101  set together with the completion
     record.raw_usage = answer.raw_usage
     record.price_version = answer.price.version or None
     record.finish_reason = completion.finish_reason

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from novellus_lab.types import EMPTY, CacheOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from novellus_lab.pipeline.catalog import Model
     from novellus_lab.types import Attempt, Candidate, Route, Usage
@@ -53,6 +53,12 @@ class Trace:
     """Whether the caller has seen a piece of the answer: from then on nothing can be retried."""
     heard: Heard = field(default_factory=Heard)
     """Of the latest attempt."""
+    answer: Attempt | None = None
+    """The attempt that answered."""
+    on_first_token: Callable[[], None] | None = None
+    """Of a call in a race, to be told when its answer begins."""
+    overtaken_by_tokens: int | None = None
+    """Of a call that lost a race: the length of answer that its provider is taken to bill."""
 
     @property
     def cost_usd(self) -> Decimal | None:

@@ -60,10 +60,16 @@ class Forecast:
     """Recent calls behind it, the older ones discounted."""
     seen: bool
     """Whether the model was ever seen."""
+    scatter_log: float = math.sqrt(_NOISE_VARIANCE)
+    """How much single calls differ from the typical time."""
 
     @property
     def latency_ms(self) -> float:
         return math.exp(self.mean_log_ms)
+
+    def quantile_ms(self, z: float) -> float:
+        """Return below which time a share of calls stays; `z` is that quantile of a standard normal."""
+        return math.exp(self.mean_log_ms + z * math.hypot(self.sd_log, self.scatter_log))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +170,7 @@ class _Line:
         determinant = a * d - b * b
         mean = ((d * e - b * f) + size * (a * f - b * e)) / determinant
         variance = (d - 2 * size * b + size * size * a) / determinant
-        return Forecast(mean, math.sqrt(max(variance, 0.0)), n, True)
+        return Forecast(mean, math.sqrt(max(variance, 0.0)), n, True, math.sqrt(noise))
 
 
 class LatencyTracker:

@@ -368,6 +368,26 @@ class ProviderSettings(Section):
     """The provider's own: `api_version` (Azure), `organization` (OpenAI), `latency` (replay), …"""
 
 
+class HedgingSettings(Section):
+    """A second call beside one that takes long; the first answer wins."""
+
+    enabled: _Flag = True
+    """`false`, of a rule: not for its calls."""
+    after_ms: _NotNegative | None = None
+    """So long after the first; None: when `quantile` of such calls of that model have ended."""
+    quantile: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.95
+    min_calls: _Count = 5
+    """Recent calls of a model without which its quantile is not known: then there is no second."""
+    to: Literal["next", "same"] = "next"
+    """The next candidate (the same model where there is none), or the same model."""
+    max_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.1
+    """Most calls that are hedged."""
+
+    def policy(self) -> dict[str, Any] | None:
+        """As `pipeline.hedging.Hedging` takes it; None: off."""
+        return self.model_dump(exclude={"enabled"}) if self.enabled else None
+
+
 class ConditionSettings(Section):
     """When a rule applies: all that are stated must hold."""
 
@@ -419,11 +439,13 @@ class RuleSettings(Section):
     """Of its strategy."""
     fallbacks: _Fallbacks = {}
     """They go before the lab's."""
+    hedging: HedgingSettings | None = None
+    """None: as the lab's."""
     conditions: ConditionSettings = ConditionSettings()
 
     def mirror(self) -> dict[str, Any]:
         """The rule as `load_balancing_rules` keeps it."""
-        later = ("epsilon", "options", "fallbacks")
+        later = ("epsilon", "options", "fallbacks", "hedging")
         added = {name for name in later if not getattr(self, name)}
         config = self.model_dump(mode="json", exclude={"conditions", *added})
         conditions = self.conditions.model_dump(mode="json", exclude_defaults=True)
@@ -601,6 +623,8 @@ class Settings(Section):
     retries: RetrySettings = RetrySettings()
     fallbacks: _Fallbacks = {}
     """Who stands in for the candidates of calls that name no model."""
+    hedging: HedgingSettings | None = None
+    """None: no call is made twice, but those that ask for it."""
     logging: LoggingSettings = LoggingSettings()
     sessions: SessionsSettings = SessionsSettings()
     breaker: BreakerSettings = BreakerSettings()
