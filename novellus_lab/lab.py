@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from novellus_lab.spaces.router import LabRouter
     from novellus_lab.spaces.session import Session
     from novellus_lab.spaces.session_store import ConversationStore
+    from novellus_lab.spaces.telemetry import LabTelemetry
     from novellus_lab.store.database import Database
     from novellus_lab.types import BatchFailure, Completion, Message
 
@@ -147,8 +148,14 @@ class Lab:
         from novellus_lab.pipeline.runtime import Runtime, mirror_configuration
         from novellus_lab.settings import load_settings
         from novellus_lab.store.database import open_database, resolve_home
+        from novellus_lab.store.listeners import Listeners
 
-        self._registered: dict[str, Any] = {"strategies": dict(strategies or {}), "checks": {}}
+        self._listeners = Listeners()
+        self._registered: dict[str, Any] = {
+            "strategies": dict(strategies or {}),
+            "checks": {},
+            "listeners": self._listeners,
+        }
         self._redact = redact
         self._seed = seed
         self._settings = load_settings(
@@ -168,11 +175,15 @@ class Lab:
             raise
         self._job_queue: JobQueue | None = None
         self._session_turns: ConversationStore | None = None
+        self._told: LabTelemetry | None = None
         self._held = _Held(runtime, self._database)
         weakref.finalize(self, _close_forgotten, self._held).atexit = False
         if runtime.catalog.stands_in:
             logger.warning("%s", _STAND_IN)
         _open_labs.add(self._held)
+        if self._settings.telemetry.opentelemetry:
+            content = self._settings.telemetry.content
+            self._telemetry().instrument(None, None, content=content)
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -603,10 +614,10 @@ class Lab:
 
     @property
     def monitor(self) -> LabMonitor:
-        """How the models do: `metrics`, `health`, `explain_health`."""
+        """How the models do: `metrics`, `health`, `explain_health`, `prometheus`, `instrument`."""
         from novellus_lab.spaces.monitor import LabMonitor
 
-        return LabMonitor(self._ready)
+        return LabMonitor(self._ready, self._telemetry)
 
     @property
     def queue(self) -> LabQueue:
@@ -741,6 +752,13 @@ class Lab:
         self._database.revive()
         runtime.flush(10.0)
         return runtime
+
+    def _telemetry(self) -> LabTelemetry:
+        from novellus_lab.spaces.telemetry import LabTelemetry
+
+        if self._told is None:
+            self._told = LabTelemetry(self._live, self._listeners, dict)
+        return self._told
 
     def _conversations(self) -> ConversationStore:
         """Return this process's way to the conversations."""

@@ -131,6 +131,12 @@ class Embedder:
         Raises:
             UnknownModelError, NoModelAvailableError, ProviderError, DeadlineExceededError
         """
+        if not self._log.listeners.around:
+            return await self._embed(asked)
+        with self._log.listeners.surround(asked.request.begun("embedding")):
+            return await self._embed(asked)
+
+    async def _embed(self, asked: EmbeddingRequest) -> list[Vector]:
         request, trace = asked.request, Trace()
         try:
             model = self._catalog.embedding_model(request.question.model_id)

@@ -226,7 +226,7 @@ class Pipeline:
         if entry is None or not entry.fresh(time.time()):
             return None  # a stale one starts work on the loop
         hit = prepared.hit
-        if hit is not None and hit.entry is entry:
+        if hit is not None and hit.entry is entry and not self._log.listeners.ended:
             return self._hit_again(hit, started)
         request = Request.of(question, started)
         completion = answer_again(request, entry, CacheOutcome.MEMORY)
@@ -261,6 +261,12 @@ class Pipeline:
         Raises:
             ProviderError, DeadlineExceededError, NoModelAvailableError, ResponseParseError
         """
+        if not self._log.listeners.around:
+            return await self._answer(request, plan, emit)
+        with self._log.listeners.surround(request.begun("chat")):
+            return await self._answer(request, plan, emit)
+
+    async def _answer(self, request: Request, plan: Plan, emit: Emit | None) -> Completion:
         trace = Trace(rule=plan.rule_name)
         try:
             hit = None

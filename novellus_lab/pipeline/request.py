@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from novellus_lab.ids import uuid7
+from novellus_lab.store.listeners import Begun
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -33,6 +34,11 @@ class Request:
         limit_s = question.timeout_s
         deadline = None if limit_s is None else started + limit_s
         return cls(question, uuid7(), datetime.now(UTC), started, deadline)
+
+    def begun(self, kind: Literal["chat", "embedding"]) -> Begun:
+        """Return what listeners are told at the beginning."""
+        asked = self.question
+        return Begun(self.id, kind, asked.model_id, asked.stream, asked.params)
 
     @property
     def elapsed_ms(self) -> float:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from novellus_lab.settings import Settings
     from novellus_lab.store.database import Database
+    from novellus_lab.store.listeners import Listeners
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,13 @@ class Runtime:
         seed: int | None,
         strategies: dict[str, Any] | None = None,
         checks: dict[str, Any] | None = None,
+        listeners: Listeners | None = None,
     ) -> Runtime:
         """Wire the parts for this process.
 
         Args:
             strategies, checks: what was registered by name; what will be is added to them.
+            listeners: are told of requests.
 
         Raises:
             ConfigurationError, UnknownStrategyError: before anything is started.
@@ -110,6 +113,7 @@ class Runtime:
             database.conninfo,
             database.home / "spool" / database.identity,
             revive=database.revive if database.embedded else None,
+            listeners=listeners,
         )
         candidates = Candidates(catalog, balancing.rules, quick_prices, observed, admission)
         pipeline = Pipeline(

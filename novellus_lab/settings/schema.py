@@ -613,6 +613,15 @@ class LoggingSettings(Section):
     """Whether messages and answers are logged."""
 
 
+class TelemetrySettings(Section):
+    """What others are told."""
+
+    opentelemetry: _Flag = False
+    """Whether requests are given to OpenTelemetry's global providers as spans and metrics."""
+    content: _Flag = False
+    """Whether spans hold the conversation, as far as `logging.content` lets it through."""
+
+
 class Settings(Section):
     """All of it."""
 
@@ -627,6 +636,7 @@ class Settings(Section):
     """None: no call is made twice, but those that ask for it."""
     logging: LoggingSettings = LoggingSettings()
     sessions: SessionsSettings = SessionsSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     breaker: BreakerSettings = BreakerSettings()
     limits: LimitsSettings = LimitsSettings()
     budgets: tuple[BudgetSettings, ...] = ()

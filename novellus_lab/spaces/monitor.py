@@ -10,10 +10,15 @@ from novellus_lab.errors import InvalidRequestError, UnknownModelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+    from prometheus_client import CollectorRegistry
+
     from novellus_lab.monitoring.metrics import ModelMetrics
     from novellus_lab.monitoring.period import Period, TimeRange
     from novellus_lab.monitoring.rollups import Connection
     from novellus_lab.pipeline.runtime import Runtime
+    from novellus_lab.spaces.telemetry import LabTelemetry
 
 
 class LabMonitor:
@@ -22,10 +27,12 @@ class LabMonitor:
     Args:
         ready: returns the runtime, when all calls made so far are in PostgreSQL. It waits: on a
             caller's event loop, put it on a thread.
+        telemetry: returns what tells others.
     """
 
-    def __init__(self, ready: Callable[[], Runtime]) -> None:
+    def __init__(self, ready: Callable[[], Runtime], telemetry: Callable[[], LabTelemetry]) -> None:
         self._ready = ready
+        self._telemetry = telemetry
 
     def __repr__(self) -> str:
         return "lab.monitor: metrics, health, explain_health"
@@ -60,6 +67,44 @@ class LabMonitor:
         _check_model(model_id)
         runtime = await asyncio.to_thread(self._ready)
         return await runtime.thread.arun(_metrics, runtime, model_id, asked)
+
+    # --- telling others ----------------------------------------------------------------------
+
+    def prometheus(self) -> CollectorRegistry:
+        """Return a Prometheus registry of what this lab does in this process, from now on.
+
+        `prometheus_client.start_http_server(9464, registry=lab.monitor.prometheus())` serves it. It
+        is the same one each time. `novellus metrics serve` has all processes together.
+
+        Raises:
+            MissingDependencyError: prometheus-client is not installed.
+        """
+        return self._telemetry().registry()
+
+    def instrument(
+        self,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        content: bool = False,
+    ) -> None:
+        """Give a span and the metrics of each request to OpenTelemetry, from now on.
+
+        Args:
+            tracer_provider, meter_provider: default: the global ones.
+            content: put the conversation on the spans, as far as it is logged: with
+                `logging.content: false` it is not, and what `redact` changed stays changed.
+
+        Called again, it takes the place of what was set up before. `uninstrument` ends it.
+
+        Raises:
+            MissingDependencyError: OpenTelemetry is not installed.
+        """
+        self._telemetry().instrument(tracer_provider, meter_provider, content=content)
+
+    def uninstrument(self) -> None:
+        """Give nothing to OpenTelemetry any more. Idempotent."""
+        self._telemetry().uninstrument()
 
 
 def _check_model(model_id: object) -> None:

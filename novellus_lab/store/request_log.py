@@ -28,6 +28,7 @@ from psycopg import sql
 from novellus_lab.errors import StoreError, StoreUnavailableError
 from novellus_lab.store.copy_text import ATTEMPT_TAG, REQUEST_TAG, record_lines
 from novellus_lab.store.database import cause
+from novellus_lab.store.listeners import Listeners
 from novellus_lab.store.spool import Segment, create_segment, hold_segment, orphans
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class RequestLog:
         linger_s: how long the writer waits for company before it sends a few records: sending one
             costs as much as adding a hundred. Nobody who flushes waits for it.
         chunk_bytes: most that is sent in one transaction.
+        listeners: are told of each record that is appended.
     """
 
     def __init__(
@@ -110,12 +112,14 @@ class RequestLog:
         revive: Callable[[], bool] | None = None,
         linger_s: float = 0.1,
         chunk_bytes: int = 4 << 20,
+        listeners: Listeners | None = None,
     ) -> None:
         self._conninfo = conninfo
         self._spool_dir = spool_dir
         self._revive = revive
         self._linger_s = linger_s
         self._chunk_bytes = chunk_bytes
+        self.listeners = Listeners() if listeners is None else listeners
         self._reset()
         _logs.add(self)
 
@@ -153,6 +157,8 @@ class RequestLog:
 
         Never waits for the database and never raises.
         """
+        if self.listeners.ended:
+            self.listeners.tell_end(record)
         try:
             lines = record_lines(record)
         except Exception:
@@ -164,7 +170,10 @@ class RequestLog:
         return lines
 
     def append_lines(self, data: bytes) -> None:
-        """Log a record that is formatted already (`copy_text`); else as `append`."""
+        """Log a record that is formatted already (`copy_text`); else as `append`.
+
+        Listeners are not told: who takes this short cut looks first whether there are any.
+        """
         with self._lock:
             self._appended += 1
             self._write(data)

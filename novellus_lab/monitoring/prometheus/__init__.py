@@ -1,0 +1,1 @@
+"""What Prometheus is told: of one process (`live`), or of all that log to a database (`log_reader`)."""
