@@ -73,6 +73,7 @@ line-height:1.5;white-space:pre;overflow-wrap:normal;color:inherit}
 .nvl.nvl table{border-collapse:collapse;border:0;font-size:.95em;margin:0;table-layout:auto;font-variant-numeric:tabular-nums;overflow-wrap:normal}
 .nvl.nvl :is(th,td){border:0;border-bottom:1px solid var(--nvl-line);padding:.42em 1.4em .42em 0;text-align:left;vertical-align:top;
 background:none;line-height:1.45;max-width:28rem;white-space:normal}
+.nvl.nvl .nvl-figures td{white-space:nowrap}.nvl.nvl .nvl-figures :is(th,td){padding-right:1.1em}
 .nvl.nvl thead{border:0}.nvl.nvl th{font-weight:600;color:var(--nvl-quiet);white-space:nowrap}
 .nvl.nvl tbody tr:nth-child(n),.nvl.nvl tbody tr:hover{background:none}
 .nvl.nvl blockquote{border:0;border-left:3px solid var(--nvl-line);color:var(--nvl-quiet);padding:0 0 0 1em;margin-left:0;margin-right:0}
@@ -209,16 +210,40 @@ def table_html(
     header: Sequence[str], rows: Iterable[Sequence[object]], about: Sequence[str] = ()
 ) -> str:
     """A small table of plain values, and a quiet line below."""
+    return _page(f'<div class="nvl-answer">{_table(header, rows)}</div>{_about(about)}')
+
+
+def findings_html(
+    lead: Sequence[str],
+    tables: Iterable[tuple[str, Sequence[str], Iterable[Sequence[object]]]],
+    about: Sequence[str] = (),
+) -> str:
+    """What was found in sentences, then tables under titles, then quiet lines. All plain values."""
+    told = "".join(f"<p>{_text(line, _SHOWN_MESSAGE)}</p>" for line in lead)
+    shown = "".join(
+        (f"<h4>{_text(title)}</h4>" if title else "")
+        + f'<div class="nvl-figures">{_table(header, rows)}</div>'
+        for title, header, rows in tables
+    )
+    quiet = "".join(f"<div>{_text(line, _SHOWN_MESSAGE)}</div>" for line in about)
+    below = f'<div class="nvl-meta">{quiet}</div>' if quiet else ""
+    return _page(f'<div class="nvl-answer">{told}{shown}</div>{below}')
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     head = "".join(f"<th>{_text(name)}</th>" for name in header)
     body = "".join(
         f"<tr>{''.join(f'<td>{_text(str(value), _SHOWN_MESSAGE)}</td>' for value in row)}</tr>"
         for row in rows
     )
-    return _page(
-        f'<div class="nvl-answer"><div class="nvl-scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></div>"
-        f"{_meta_line([_text(line, _SHOWN_MESSAGE) for line in about]) if about else ''}"
+    return (
+        f'<div class="nvl-scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _about(lines: Sequence[str]) -> str:
+    return _meta_line([_text(line, _SHOWN_MESSAGE) for line in lines]) if lines else ""
 
 
 def _shortened(text: str) -> str:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from novellus_lab.queue.queue import JobQueue
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
+    from novellus_lab.spaces.experiments import LabComparison, LabExperiments
     from novellus_lab.spaces.monitor import LabMonitor
     from novellus_lab.spaces.queue import Job, LabQueue
     from novellus_lab.spaces.router import LabRouter
@@ -456,6 +457,83 @@ class Lab:
                 run_batch, self._ask_item(runtime), items, max_concurrency, on_result
             )
 
+    # --- experiments ---------------------------------------------------------------------------
+
+    def compare(
+        self,
+        strategies: Any,
+        workload: Any,
+        *,
+        scorer: Any = None,
+        metric: str | None = None,
+        n: int | None = None,
+        name: str | None = None,
+        level: float = 0.95,
+        sequential: bool = False,
+        margin: float | str | None = None,
+        max_usd: Decimal | float | str | None = None,
+        max_concurrency: int = 16,
+        queue: bool | str = False,
+        seed: int = 0,
+        progress: bool | None = None,
+        on_look: Callable[[LabComparison], None] | None = None,
+        **arguments: Any,
+    ) -> LabComparison:
+        """Ask the same items in every arm, interleaved in time, and say which is better.
+
+        ```python
+        lab.compare(["weighted", "cost_optimized"], "gsm8k", n=200, scorer="numeric")
+        ```
+
+        Args:
+            strategies: the arms, the control first: names of strategies or models, load balancers, dicts
+                of `complete`'s arguments (`{"model": "gpt-4o", "max_tokens": 200}`), or of a whole
+                configuration (`{"config": …}`); a list, or a dict by name.
+            workload: the name of a dataset (`"gsm8k"`), a path (JSONL, CSV, Parquet), a frame (also
+                one of `lab.requests()`), or a list of prompts, messages or dicts.
+            scorer: of answers: `"exact"`, `"contains"`, `"numeric"`, `"regex:…"`, `"json_schema"`,
+                `"similarity"`, a function of (item, answer) that returns 0 to 1, or a `Judge`.
+            metric: what decides; default `score` with a scorer, else `cost_usd`.
+            n: how many items, drawn by `seed`; None: all.
+            level: of confidence.
+            sequential: intervals that hold however often they are looked at, so that it may stop as
+                soon as it is decided.
+            margin: what does not matter, in the metric's unit, or `"5%"` of the control's value: within
+                it arms are called as good as each other.
+            max_usd: what all calls may cost together.
+            max_concurrency: items under way at once.
+            queue: have `novellus worker` processes make the calls; or the name of their queue.
+            on_look: hears how it stands, now and then.
+            arguments: `complete`'s, for every call. The cache is off unless an arm or these say
+                otherwise; arms never share entries.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; nothing was sent.
+            NoWorkerError: with `queue`, and no worker serves it.
+        """
+        return self.experiments.compare(
+            strategies,
+            workload,
+            scorer=scorer,
+            metric=metric,
+            n=n,
+            name=name,
+            level=level,
+            sequential=sequential,
+            margin=margin,
+            max_usd=max_usd,
+            max_concurrency=max_concurrency,
+            queue=queue,
+            seed=seed,
+            progress=progress,
+            on_look=on_look,
+            **arguments,
+        )
+
+    async def acompare(self, strategies: Any, workload: Any, **options: Any) -> LabComparison:
+        """Ask the same items in every arm: the async twin of `compare`, same arguments."""
+        return await self.experiments.acompare(strategies, workload, **options)
+
     # --- conversations -----------------------------------------------------------------------
 
     def session(
@@ -725,6 +803,15 @@ class Lab:
         about = ("Lab", f"logs to {self._database.where}", f"models from {self._settings.source}")
         return lab_html(LabFacts(about, providers))
 
+    @property
+    def experiments(self) -> LabExperiments:
+        """Which arm is better: `compare`, `start`, `stop`, `list`, `load`, `score`."""
+        from novellus_lab.spaces.experiments import LabExperiments
+
+        return LabExperiments(
+            self._live, self._ready, self._ask_item, self._open_beside, self._jobs
+        )
+
     # --- inside ------------------------------------------------------------------------------
 
     def _live(self) -> Runtime:
@@ -759,6 +846,22 @@ class Lab:
         if self._told is None:
             self._told = LabTelemetry(self._live, self._listeners, dict)
         return self._told
+
+    def _open_beside(self, config: Any) -> Runtime:
+        """Open another configuration on the same database; who asked closes it."""
+        from novellus_lab.pipeline.runtime import Runtime
+        from novellus_lab.settings import load_settings
+
+        own = self._settings
+        settings = load_settings(
+            config,
+            database_url=None if own.database_url is None else own.database_url.get_secret_value(),
+            redis_url=None if own.redis_url is None else own.redis_url.get_secret_value(),
+            home=own.home,
+        )
+        return Runtime.open(
+            settings, self._database, redact=self._redact, seed=self._seed, **self._registered
+        )
 
     def _conversations(self) -> ConversationStore:
         """Return this process's way to the conversations."""

@@ -15,6 +15,7 @@ from novellus_lab.pipeline.request import Request
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from novellus_lab.pipeline.live_experiments import LiveExperiments
     from novellus_lab.pipeline.pipeline import Hit, Pipeline, Plan
     from novellus_lab.pipeline.question import Question
     from novellus_lab.pipeline.recording import ContentPolicy
@@ -61,8 +62,10 @@ class Intake:
         content: ContentPolicy,
         *,
         default_timeout_s: float | None,
+        experiments: LiveExperiments,
     ) -> None:
         self._pipeline = pipeline
+        self._experiments = experiments
         self._log = log
         self._content = content
         self._default_timeout_s = default_timeout_s
@@ -82,6 +85,8 @@ class Intake:
             InvalidRequestError: an argument is wrong.
             UnknownModelError, UnknownStrategyError, NoModelAvailableError
         """
+        if self._experiments:
+            arguments = self._experiments.apply(arguments)
         key = _key(prompt, arguments, stream=stream)
         if key is None:
             return self._prepare(prompt, arguments, started, stream=stream)

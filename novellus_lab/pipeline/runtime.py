@@ -21,6 +21,8 @@ from novellus_lab.pipeline.catalog import Catalog
 from novellus_lab.pipeline.embedding import Embedder, ModelEmbedder
 from novellus_lab.pipeline.failover import FailoverChains
 from novellus_lab.pipeline.intake import Intake
+from novellus_lab.pipeline.kept_connection import KeptConnection
+from novellus_lab.pipeline.live_experiments import LiveExperiments
 from novellus_lab.pipeline.loop_thread import LoopThread
 from novellus_lab.pipeline.observing import Observed
 from novellus_lab.pipeline.pipeline import Pipeline
@@ -58,6 +60,7 @@ class Runtime:
     content: ContentPolicy
     settings: Settings
     conninfo: str
+    experiments: LiveExperiments
 
     @classmethod
     def open(
@@ -135,10 +138,18 @@ class Runtime:
         )
         embedder = Embedder(catalog, cache, attempts, log, content, caching=settings.cache.enabled)
         log.start()
-        intake = Intake(pipeline, log, content, default_timeout_s=settings.timeout_s)
         thread = LoopThread()
+        experiments = LiveExperiments(KeptConnection(thread, database.conninfo))
+        intake = Intake(
+            pipeline,
+            log,
+            content,
+            default_timeout_s=settings.timeout_s,
+            experiments=experiments,
+        )
         thread.start(caching.start, lambda: None)
         thread.start(admission.start, lambda: None)
+        thread.start(experiments.follow, lambda: None)
         return cls(
             os.getpid(),
             catalog,
@@ -154,6 +165,7 @@ class Runtime:
             content,
             settings,
             database.conninfo,
+            experiments,
         )
 
     def flush(self, timeout_s: float) -> None:

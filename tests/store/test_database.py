@@ -40,6 +40,7 @@ TABLES = {
     "model_performance_metrics", "ai_rollup_progress",
     "ai_jobs", "ai_queue_workers", "ai_sessions", "ai_session_turns",
     "ai_anomalies", "ai_anomaly_notices",
+    "ai_experiments", "ai_experiment_observations", "ai_scores",
     "ai_log_segments", "novellus_schema_migrations",
 }  # fmt: skip
 SECRET = "s3cr-t/pass"
