@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from novellus_lab.experiments.stats.confidence import Reach
     from novellus_lab.experiments.stats.samples import Floats
 
 
@@ -73,6 +74,11 @@ def mover(
     low = value - _combined(down, up, correlation)
     down, up = of_treatment.high - treatment, control - of_control.low
     return Bounds(low, value + _combined(down, up, correlation))
+
+
+def two_sided(bounds: Callable[[float], Bounds], reach: Reach) -> Bounds:
+    """The interval that reaches so far down and so far up, of one that reaches alike both ways."""
+    return Bounds(bounds(reach.down).low, bounds(reach.up).high)
 
 
 def reach_to_zero(bounds: Callable[[float], Bounds]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.experiments.stats.confidence import ONE_LOOK, Confidence
 from novellus_lab.experiments.stats.estimate import Estimate, cannot_tell
-from novellus_lab.experiments.stats.intervals import fieller
+from novellus_lab.experiments.stats.intervals import fieller, two_sided
 from novellus_lab.experiments.stats.moments import Moments, moments
 from novellus_lab.experiments.stats.samples import (
     ArmClusters,
@@ -111,11 +111,11 @@ def relative_difference(
     if isinstance(found, str):
         return cannot_tell(quotient - 1, found, confidence, method, n, groups.count)
     df, error = found.df([-1, 1]), math.sqrt(found.variance([-1, 1]))
-    ratio = fieller(
-        found.means[1],
-        found.means[0],
-        found.covariance[::-1, ::-1],
-        confidence.critical(df, found.units),
+    skewness = found.skewness([-1, 1])
+    above, below = (float(each) for each in found.means[::-1])
+    ratio = two_sided(
+        lambda critical: fieller(above, below, found.covariance[::-1, ::-1], critical),
+        confidence.reach(df, found.units, skewness),
     )
     statistic = float(found.means[1] - found.means[0]) / error
     return Estimate(
@@ -127,10 +127,10 @@ def relative_difference(
         n,
         found.units,
         df=df,
-        p_value=confidence.p_value(statistic, df, found.units),
+        p_value=confidence.p_value(statistic, df, found.units, skewness),
         always_valid=confidence.always_valid,
     ).with_notes(
-        confidence.too_few(found.units)
+        confidence.too_early(found.units, skewness)
         or ("" if ratio.bounded else "the control's mean can't be told from 0: no percentage")
     )
 
@@ -251,11 +251,12 @@ def _from_moments(
     if not error:  # clusters whose errors cancel out, within each of them
         why = "the clusters' errors cancel out: nothing tells how they vary"
         return cannot_tell(value, why, confidence, method, found.n, found.units)
-    reach = confidence.critical(df, found.units) * error
+    skewness = found.skewness(weights)
+    reach = confidence.reach(df, found.units, skewness)
     return Estimate(
         value,
-        value - reach,
-        value + reach,
+        value - reach.down * error,
+        value + reach.up * error,
         confidence.level,
         method,
         found.n,
@@ -264,14 +265,14 @@ def _from_moments(
         df=df,
         p_value=None
         if null is None
-        else confidence.p_value((value - null) / error, df, found.units),
+        else confidence.p_value((value - null) / error, df, found.units, skewness),
         always_valid=confidence.always_valid,
-    ).with_notes(confidence.too_few(found.units) or _skew_note(found, weights))
+    ).with_notes(confidence.too_early(found.units, skewness) or _skew_note(skewness, confidence))
 
 
-def _skew_note(found: Moments, weights: list[float]) -> str:
+def _skew_note(skewness: float, confidence: Confidence) -> str:
     """Cochran's rule (Sampling Techniques, 1977, 2.15): n of at least 25 times the squared skewness."""
-    if abs(found.skewness(weights)) <= 0.2:
+    if confidence.always_valid or abs(skewness) <= 0.2:
         return ""
     return "very skewed for so few units: the true interval is wider to one side (see bootstrap-t)"
 

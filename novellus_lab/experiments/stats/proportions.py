@@ -6,6 +6,10 @@ pairs (1998, Statistics in Medicine 17, 2635-2650) and McNemar's exact test. Bot
 and keep their level at rates near 0. Where observations come in clusters, a rate counts as one of
 `n / design effect` observations (Korn & Graubard 1998, Survey Methodology 24), the design effect being
 the clustered variance over the plain one, and never below 1.
+
+With many looks, a single rate has the exact interval of a beta-binomial mixture; differences keep
+Newcombe's with the wider boundary, which at small rates errs to the safe side. Of pairs, and in order,
+`sequential.bounded_difference` is exact.
 """
 
 from __future__ import annotations
@@ -53,17 +57,21 @@ def rate(
     groups = grouping([clusters], [len(values)])
     size = _effective_size(values, groups)
     value = float(values.mean())
-    low, high = wilson(value, size, confidence.critical(math.inf, groups.count))
+    exact = confidence.always_valid and clusters is None
+    if exact:
+        low, high = beta_binomial(int(values.sum()), len(values), 1 - confidence.level)
+    else:
+        low, high = wilson(value, size, confidence.reach(math.inf, groups.count, 0.0).down)
     return Estimate(
         value,
         low,
         high,
         confidence.level,
-        "rate, Wilson",
+        "rate, beta-binomial mixture" if exact else "rate, Wilson",
         len(values),
         groups.count,
         always_valid=confidence.always_valid,
-    ).with_notes(confidence.too_few(groups.count))
+    ).with_notes("" if exact else confidence.too_early(groups.count, 0.0))
 
 
 def rate_difference(
@@ -105,7 +113,7 @@ def rate_difference(
         return mover(p, wilsons[0], q, wilsons[1], correlation)
 
     units = groups.count
-    low, high = bounds(confidence.critical(math.inf, units))
+    low, high = bounds(confidence.reach(math.inf, units, 0.0).down)
     if paired and clusters is None and not confidence.always_valid:
         p_value = mcnemar(int(((base == 1) & (other == 0)).sum()), int((base < other).sum()))
     else:
@@ -120,7 +128,7 @@ def rate_difference(
         units,
         p_value=p_value,
         always_valid=confidence.always_valid,
-    ).with_notes(confidence.too_few(units))
+    ).with_notes(confidence.too_early(units, 0.0))
 
 
 def wilson(value: float, size: float, critical: float) -> Bounds:
@@ -134,6 +142,30 @@ def wilson(value: float, size: float, critical: float) -> Bounds:
         0.0 if value == 0 else max(0.0, min(middle - half, value)),
         1.0 if value == 1 else min(1.0, max(middle + half, value)),
     )
+
+
+def beta_binomial(ones: int, size: int, alpha: float) -> Bounds:
+    """Every rate whose likelihood is above alpha times that of a uniform mixture of all rates.
+
+    Of the true rate this is so at all sizes at once with probability 1 - alpha (Ville; Robbins 1970,
+    Annals of Mathematical Statistics 41, 1397-1409).
+    """
+    needed = special.betaln(1 + ones, 1 + size - ones) + math.log(alpha)
+
+    def excess(p: float) -> float:
+        return float(special.xlogy(ones, p) + special.xlogy(size - ones, 1 - p)) - float(needed)
+
+    ends = []
+    for outside in (0.0, 1.0):
+        inside = ones / size
+        if excess(outside) > 0 or inside == outside:
+            ends.append(outside)
+            continue
+        for _ in range(60):
+            middle = (outside + inside) / 2
+            outside, inside = (outside, middle) if excess(middle) > 0 else (middle, inside)
+        ends.append(outside)
+    return Bounds(*ends)
 
 
 def mcnemar(control_only: int, treatment_only: int) -> float:

@@ -19,7 +19,13 @@ import numpy as np
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.experiments.stats.confidence import ONE_LOOK, Confidence
 from novellus_lab.experiments.stats.estimate import Estimate, cannot_tell
-from novellus_lab.experiments.stats.intervals import Bounds, fieller, mover, reach_to_zero
+from novellus_lab.experiments.stats.intervals import (
+    Bounds,
+    fieller,
+    mover,
+    reach_to_zero,
+    two_sided,
+)
 from novellus_lab.experiments.stats.moments import Moments, moments
 from novellus_lab.experiments.stats.samples import (
     Clusters,
@@ -66,7 +72,7 @@ def ratio(sample: RatioSample, *, confidence: Confidence = ONE_LOOK) -> Estimate
     arm = _arm(x, y, groups)
     if isinstance(arm, str):
         return cannot_tell(_value(x, y), arm, confidence, method, len(x), groups.count)
-    bounds = arm.bounds(confidence.critical(arm.df, groups.count))
+    bounds = two_sided(arm.bounds, confidence.reach(arm.df, groups.count, arm.skewness))
     return Estimate(
         arm.value,
         *bounds,
@@ -77,7 +83,10 @@ def ratio(sample: RatioSample, *, confidence: Confidence = ONE_LOOK) -> Estimate
         standard_error=arm.standard_error,
         df=arm.df,
         always_valid=confidence.always_valid,
-    ).with_notes(confidence.too_few(groups.count) or ("" if bounds.bounded else _NO_DENOMINATOR))
+    ).with_notes(
+        confidence.too_early(groups.count, arm.skewness)
+        or ("" if bounds.bounded else _NO_DENOMINATOR)
+    )
 
 
 def ratio_difference(
@@ -142,6 +151,7 @@ class _Arm:
     error: Floats
     df: float
     standard_error: float
+    skewness: float
 
     def bounds(self, critical: float) -> Bounds:
         low, high = fieller(
@@ -162,7 +172,14 @@ def _arm(x: Floats, y: Floats, groups: Grouping) -> _Arm | str:
     if spread_is_none(error, scale):
         return "all observations have the same ratio: nothing tells how it varies"
     own = [0.0, 0.0, 1.0]
-    return _Arm(value, parts, error, parts.df(own), math.sqrt(parts.variance(own)))
+    return _Arm(
+        value,
+        parts,
+        error,
+        parts.df(own),
+        math.sqrt(parts.variance(own)),
+        parts.skewness(own),
+    )
 
 
 def _compare(
@@ -203,11 +220,16 @@ def _compare(
     spread = math.sqrt(joint.covariance[0, 0] * joint.covariance[1, 1])
     correlation = float(np.clip(joint.covariance[0, 1] / spread, -1, 1)) if spread else 0.0
     df = joint.df([-1.0, 1.0])
-    low, high = bounds(one, other, correlation, confidence.critical(df, units))
+
+    def at(critical: float) -> Bounds:
+        return bounds(one, other, correlation, critical)
+
+    skewness = joint.skewness([-1.0, 1.0])
+    low, high = two_sided(at, confidence.reach(df, units, skewness))
     if low == high:
         why = "the arms' errors cancel out: nothing tells how their difference varies"
         return cannot_tell(value, why, confidence, method, n, units)
-    reach = reach_to_zero(lambda critical: bounds(one, other, correlation, critical))
+    statistic = math.copysign(reach_to_zero(at), value)
     return Estimate(
         value,
         min(low, value),
@@ -217,10 +239,10 @@ def _compare(
         n,
         units,
         df=df,
-        p_value=confidence.p_value(reach, df, units),
+        p_value=confidence.p_value(statistic, df, units, skewness),
         always_valid=confidence.always_valid,
     ).with_notes(
-        confidence.too_few(units)
+        confidence.too_early(units, skewness)
         or ("" if math.isfinite(low) and math.isfinite(high) else _NO_DENOMINATOR)
     )
 
