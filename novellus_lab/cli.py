@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The log and cache database.", no_args_is_help=True)
 app.add_typer(db, name="db")
+metrics = typer.Typer(help="Metrics of the log for Prometheus.", no_args_is_help=True)
+app.add_typer(metrics, name="metrics")
 
 Home = Annotated[
     Path | None, typer.Option(help="The lab's home [default: $NOVELLUS_HOME or ./.novellus]")
@@ -355,6 +357,40 @@ def _libpq(conninfo: str) -> dict[str, str]:
 
     parts = conninfo_to_dict(conninfo)
     return {_NAMES[name]: str(value) for name, value in parts.items() if name in _NAMES and value}
+
+
+@metrics.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 9464,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in")
+    ] = "127.0.0.1",
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the log")] = 5,
+    home: Home = None,
+    database_url: Url = None,
+) -> None:
+    """Serve /metrics of all processes that log to the database, until stopped."""
+
+    def work() -> None:
+        import logging
+        import signal
+        import threading
+
+        from novellus_lab.monitoring.prometheus.server import MetricsServer
+
+        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        with (
+            _database(home, database_url) as database,
+            MetricsServer(database, host=host, port=port, every_s=every) as server,
+        ):
+            typer.echo(f"{database.where}: {server.url}")
+            while not stop.wait(0.5):
+                pass
+
+    _run(work)
 
 
 @contextmanager

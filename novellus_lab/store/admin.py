@@ -203,6 +203,19 @@ def _command(pid: int) -> str:
     return raw.replace(b"\0", b" ").decode(errors="replace").strip()
 
 
+def waiting_bytes(database: Database) -> int:
+    """Return how many bytes of log records wait in the spool.
+
+    Raises:
+        StoreError: the database does not answer.
+    """
+    try:
+        with psycopg.connect(database.conninfo, autocommit=True, connect_timeout=5) as connection:
+            return _waiting(database, connection)
+    except psycopg.Error as error:
+        raise StoreError(f"{database.where} can't be read: {str(error).strip()}") from None
+
+
 def _waiting(database: Database, connection: psycopg.Connection | None) -> int:
     """Bytes in the spool beyond what was committed of each segment."""
     committed: Mapping[UUID, int] = {}

@@ -185,7 +185,12 @@ def test_a_reading_that_fails_takes_no_other_with_it():
 def test_the_hit_rate_is_of_the_last_hour():
     totals = Totals()
     now = 60 * 1_000_000.0
-    for outcome, minute in (("memory", 999_000), ("miss", 999_999), ("off", 999_999)):
+    for outcome, minute in (
+        ("memory", 999_000),
+        ("miss", 999_999),
+        ("off", 999_999),
+        ("coalesced", 999_999),
+    ):
         totals.add_requests(RequestGroup(1, "m", "ok", outcome, minute=minute))
     assert totals.hit_rate(now) == 0.0
     totals.add_requests(RequestGroup(3, "m", "ok", "semantic", minute=1_000_000))

@@ -92,8 +92,8 @@ HEALTH = Metric(
 HIT_RATE = Metric(
     "ai_cache_hit_rate",
     "gauge",
-    "Share of the last hour's requests that the cache answered, of those that looked there; no "
-    "sample where none did.",
+    "Share of hits among the last hour's look-ups in the cache; no sample where there were none. "
+    "Who shared the call of an equal request is in neither.",
 )
 CACHE = Metric(
     "ai_cache_requests_total",

@@ -122,7 +122,7 @@ class Totals:
             self._measure(DURATION, (model,), group.duration, group.count)
             self._measure(TTFT, (model,), group.ttft, group.count)
             self._measure(OVERHEAD, (outcome,), group.overhead, group.count)
-            if group.minute is not None and outcome != "off":
+            if group.minute is not None and outcome not in _NO_LOOKUP:
                 minute = self._lookups.setdefault(group.minute, [0, 0])
                 minute[0] += group.count
                 minute[1] += group.count * (outcome != "miss")
@@ -196,6 +196,8 @@ class Totals:
 
 
 _NOTHING = Decimal(0)
+_NO_LOOKUP = ("off", "coalesced")
+"""Who waited for an equal request's call found nothing, and missed nothing: as in `lab.metrics`."""
 
 
 def measured(metric: Metric, milliseconds: float | None) -> Measured | None:
