@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from novellus_lab.analytics.log_mirror import LogMirror
     from novellus_lab.cache.policy import CachePolicy
     from novellus_lab.limits.budgets import SpendingScope
     from novellus_lab.monitoring.metrics import ModelMetrics
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.embedding import EmbeddingRequest
     from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.queue.queue import JobQueue
+    from novellus_lab.spaces.analytics import LabAnalytics
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
     from novellus_lab.spaces.experiments import LabComparison, LabExperiments
@@ -177,6 +179,7 @@ class Lab:
         self._job_queue: JobQueue | None = None
         self._session_turns: ConversationStore | None = None
         self._told: LabTelemetry | None = None
+        self._mirror: LogMirror | None = None
         self._held = _Held(runtime, self._database)
         weakref.finalize(self, _close_forgotten, self._held).atexit = False
         if runtime.catalog.stands_in:
@@ -667,7 +670,31 @@ class Lab:
         """
         return self.monitor.metrics(model_id, time_range)
 
+    def sql(self, query: str, /, **frames: Any) -> Any:
+        """Ask the log in SQL: returns a DuckDB relation (`.pl()`, `.df()`, `.to_arrow_table()`).
+
+        Tables: `requests`, `attempts`, `cache`, `metrics`, `anomalies`, `experiments`, frames of
+        yours by keyword, and, where a name is none of these, the caller's variable of that name.
+        Nothing that it does reaches the log. See docs/analytics.md.
+
+        Raises:
+            InvalidRequestError: the query can't be run.
+            StoreUnavailableError: the database does not answer.
+        """
+        from novellus_lab.analytics.sql import log_relation
+
+        here = inspect.currentframe()
+        caller = None if here is None else here.f_back
+        return log_relation(self._log_mirror(), query, frames, caller)
+
     # --- namespaces --------------------------------------------------------------------------
+
+    @property
+    def analytics(self) -> LabAnalytics:
+        """Questions to the log, as frames: `costs`, `latency`, `cache`, `usage`, `errors`, `sessions`."""
+        from novellus_lab.spaces.analytics import LabAnalytics
+
+        return LabAnalytics(self._log_mirror)
 
     @property
     def cache(self) -> LabCache:
@@ -736,6 +763,8 @@ class Lab:
         runtime = self._held.runtime
         if not self.closed and runtime.pid == os.getpid():
             runtime.thread.refuse_own_thread()
+        if self._mirror is not None and self._mirror.pid == os.getpid():
+            self._mirror.close()
         self._held.close()
 
     @property
@@ -863,6 +892,19 @@ class Lab:
             settings, self._database, redact=self._redact, seed=self._seed, **self._registered
         )
 
+    def _log_mirror(self) -> LogMirror:
+        """Return this process's columnar copy of the log, after all that was called so far is in it."""
+        from novellus_lab.analytics.log_mirror import LogMirror
+
+        self._ready()
+        mirror = self._mirror
+        if mirror is None or mirror.pid != os.getpid():
+            _inherited.append(mirror)
+            database = self._database
+            directory = database.home / "analytics" / database.identity
+            mirror = self._mirror = LogMirror(database.conninfo, directory)
+        return mirror
+
     def _conversations(self) -> ConversationStore:
         """Return this process's way to the conversations."""
         from novellus_lab.spaces.session_store import open_conversations
@@ -966,7 +1008,7 @@ class _Held:
 
 
 _open_labs: weakref.WeakSet[_Held] = weakref.WeakSet()
-_inherited: list[Runtime] = []
+_inherited: list[Runtime | LogMirror | None] = []
 """In a forked child, what was the parent's. It shares the parent's sockets and must not be collected:
 that would unregister them, and the parent's calls would never be heard of again."""
 

@@ -1,0 +1,108 @@
+"""What the columnar copy of the log holds of its two tables, and how each column gets there.
+
+The copy has what questions about many rows need. Texts, JSON and rare columns stay in PostgreSQL,
+which is asked for them where a query names them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+USD_DIGITS = 15
+"""Digits after the point of an amount's column; what has more stands beside it, as text."""
+_USD_WHOLE_DIGITS = 12
+"""Before the point: a hundred million amounts of so many digits add up within 38."""
+USD_TYPE = f"DECIMAL(38, {USD_DIGITS})"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the copy, or two: see `money`."""
+
+    name: str
+    cast: str | None = None
+    """As what PostgreSQL hands it out, where Arrow has no type for what it is there."""
+    kept: str = ""
+    """What DuckDB makes of that; default: the same."""
+
+    @property
+    def read(self) -> str:
+        return self.name if self.cast is None else f"{self.name}::{self.cast} AS {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LogTable:
+    """One of the log's tables, partitioned by `time`."""
+
+    name: str
+    time: str
+    columns: tuple[Column, ...]
+    stamp: str | None
+    """Indexed xid8 column: the transaction that wrote the row. None: nothing but `xmin` tells."""
+
+    @property
+    def read(self) -> str:
+        """The columns, as PostgreSQL selects them."""
+        return ", ".join(column.read for column in self.columns)
+
+    @property
+    def kept(self) -> str:
+        """The columns, as DuckDB selects them from what PostgreSQL sent."""
+        return ", ".join(column.kept or column.name for column in self.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+def _money(name: str) -> Column:
+    """An amount. DuckDB's decimals have 38 digits and round, PostgreSQL's have as many as it takes: an
+    amount that would be rounded is NULL, and stands as text in the column `…_wide`."""
+    point = f"strpos({name}, '.')"
+    fits = (
+        f"(({point} = 0 AND strlen({name}) <= {_USD_WHOLE_DIGITS}) OR ({point} BETWEEN 1 AND "
+        f"{_USD_WHOLE_DIGITS + 1} AND strlen({name}) - {point} <= {USD_DIGITS}))"
+    )
+    amount = f"CASE WHEN {fits} THEN TRY_CAST({name} AS {USD_TYPE}) END"
+    wide = f"CASE WHEN ({amount}) IS NULL THEN {name} END"
+    return Column(name, "text", f"{amount} AS {name}, {wide} AS {name}_wide")
+
+
+def _uuid(name: str) -> Column:
+    return Column(name, "text", f"{name}::UUID AS {name}")
+
+
+def _plain(names: str) -> tuple[Column, ...]:
+    return tuple(map(Column, names.split()))
+
+
+REQUESTS = LogTable(
+    "ai_requests",
+    "created_at",
+    (
+        _uuid("id"),
+        *_plain("created_at kind stream status error_class requested_model model provider"),
+        *_plain("strategy rule cache cache_key"),
+        *_plain("input_tokens output_tokens cached_input_tokens cache_write_tokens"),
+        *_plain("reasoning_tokens usage_estimated"),
+        _money("cost_usd"),
+        _money("uncached_cost_usd"),
+        *_plain("latency_ms ttft_ms queue_ms provider_ms overhead_ms original_latency_ms"),
+        Column("tags", "text"),
+        *_plain("session_id experiment arm priority attempts"),
+    ),
+    stamp="written_in",
+)
+ATTEMPTS = LogTable(
+    "ai_request_attempts",
+    "started_at",
+    (
+        _uuid("id"),
+        _uuid("request_id"),
+        *_plain("number role model_id provider started_at status error_class status_code"),
+        *_plain("latency_ms ttft_ms input_tokens output_tokens cached_input_tokens"),
+        _money("cost_usd"),
+        *_plain("unpriced_reason"),
+    ),
+    stamp=None,
+)

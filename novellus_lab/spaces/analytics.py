@@ -1,0 +1,159 @@
+"""`lab.analytics`: questions to the log, answered with Polars frames."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
+
+from novellus_lab.analytics import frames
+from novellus_lab.analytics.grouping import Question
+from novellus_lab.analytics.latency import latency as latency_frame
+from novellus_lab.analytics.log_columns import REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from datetime import datetime, timedelta
+
+    import polars as pl
+
+    from novellus_lab.analytics.log_mirror import LogMirror
+    from novellus_lab.analytics.selection import Filters
+
+    Since = str | datetime | timedelta | None
+    By = str | Sequence[str] | None
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _twin(
+    method: Callable[Concatenate[LabAnalytics, P], R],
+) -> Callable[Concatenate[LabAnalytics, P], Coroutine[Any, Any, R]]:
+    """Make the async twin of a question: the same arguments, asked in a thread."""
+
+    async def asked(self: LabAnalytics, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.to_thread(method, self, *args, **kwargs)
+
+    asked.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
+    asked.__name__ = f"a{method.__name__}"
+    asked.__doc__ = f"The async twin of `{method.__name__}`: same arguments."
+    return asked
+
+
+class LabAnalytics:
+    """Questions to the log of a lab. Each has an async twin: `acosts`, `alatency`, …
+
+    All take `since` (a duration back from now, a time, or None for everything) and the filters of
+    `Filters`; `by` groups by labels (`"model"`, `["provider", "status"]`) and tags (`"tag:team"`);
+    `every` by time (`"15m"`, `"1h"`, `"1d"`, `"1w"`, `"month"`) on the clock of `tz`. Amounts are exact
+    decimals in US dollars, and what has no price is counted, never taken for 0.
+    """
+
+    def __init__(self, mirror: Callable[[], LogMirror]) -> None:
+        self._mirror = mirror
+
+    def __repr__(self) -> str:
+        return "lab.analytics: costs, latency, cache, usage, errors, sessions"
+
+    def costs(
+        self,
+        since: Since = "7d",
+        *,
+        by: By = None,
+        every: str | None = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Return spend: `requests`, `unpriced`, `unpriced_share`, `cost_usd`, what it would have been
+        without the cache (`uncached_cost_usd`), and what hits saved (`saved_usd`).
+
+        Amounts are of the requests that have a price; NULL where none has.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            StoreUnavailableError: the database does not answer.
+        """
+        return frames.costs(self._mirror(), _asked(since, by, every, tz, filters))
+
+    def usage(
+        self,
+        since: Since = "7d",
+        *,
+        by: By = None,
+        every: str | None = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Return requests, provider calls, and tokens by kind. `input_tokens` includes cached and
+        written ones, `output_tokens` reasoning; what the cache served stands in `saved_…_tokens`."""
+        return frames.usage(self._mirror(), _asked(since, by, every, tz, filters))
+
+    def latency(
+        self,
+        since: Since = "7d",
+        *,
+        of: str = "latency_ms",
+        by: By = None,
+        every: str | None = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Return p50, p95 and p99 with 95% intervals, counts, mean and maximum.
+
+        Answers of providers, of the cache, and of equal calls (`source`) are never mixed. Of
+        requests that ended well, unless `status` says otherwise.
+
+        Args:
+            of: latency_ms, provider_ms, ttft_ms, queue_ms or overhead_ms.
+        """
+        return latency_frame(self._mirror(), _asked(since, by, every, tz, filters), of)
+
+    def cache(
+        self,
+        since: Since = "7d",
+        *,
+        by: By = None,
+        every: str | None = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Return who answered, tier by tier, the hit rate with its 95% interval, and what was saved."""
+        return frames.cache(self._mirror(), _asked(since, by, every, tz, filters))
+
+    def errors(
+        self,
+        since: Since = "7d",
+        *,
+        by: By = None,
+        every: str | None = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Return what did not end well, of how many, with a 95% interval of the rate.
+
+        `by="error_class"` tells failures apart; each is still a share of all requests.
+        """
+        return frames.errors(self._mirror(), _asked(since, by, every, tz, filters))
+
+    def sessions(
+        self,
+        since: Since = "7d",
+        *,
+        by: By = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Return one row a session, the dearest first: cost, turns, duration, tokens, failures."""
+        return frames.sessions(self._mirror(), _asked(since, by, None, tz, filters))
+
+    acosts = _twin(costs)
+    ausage = _twin(usage)
+    alatency = _twin(latency)
+    acache = _twin(cache)
+    aerrors = _twin(errors)
+    asessions = _twin(sessions)
+
+
+def _asked(since: Since, by: By, every: str | None, tz: str, filters: Any) -> Question:
+    return Question(REQUESTS, since, by, every, tz, filters)
