@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         MetricsCollector,
         ai_complete,
         ai_embed,
+        ai_health,
         ai_metrics,
     )
     from novellus_lab.lab import Lab
@@ -35,6 +36,7 @@ _HOMES = {
     "Usage": "types",
     "ai_complete": "integration",
     "ai_embed": "integration",
+    "ai_health": "integration",
     "ai_metrics": "integration",
 }
 
@@ -52,6 +54,7 @@ __all__ = [
     "Usage",
     "ai_complete",
     "ai_embed",
+    "ai_health",
     "ai_metrics",
 ]
 

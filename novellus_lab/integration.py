@@ -81,6 +81,14 @@ async def ai_metrics(model_id: str | None = None, time_range: TimeRange = "1h") 
     return await MetricsCollector().get_model_metrics(model_id, time_range)
 
 
+async def ai_health() -> dict[str, float | None]:
+    """Return the health of each model, 0 to 100; None where there is too little data to say.
+
+    Of the models that are routed to, and all that were asked within a day; the worst come first.
+    """
+    return dict(await (await _opened()).monitor.ahealth())
+
+
 class AIModelManager:
     """The production system's client.
 
@@ -198,3 +206,11 @@ class MetricsCollector:
         """
         lab = self._lab or await _opened()
         return (await lab.monitor.ametrics(model_id, time_range)).to_dict()
+
+    async def calculate_health_score(self, model_id: str) -> float | None:
+        """Return a model's health, 0 to 100; None where there is too little data to say.
+
+        `lab.monitor.explain_health` says what was taken off, and why.
+        """
+        lab = self._lab or await _opened()
+        return (await lab.monitor.aexplain_health(model_id)).score

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from novellus_lab.analytics.log_mirror import LogMirror
     from novellus_lab.cache.policy import CachePolicy
     from novellus_lab.limits.budgets import SpendingScope
+    from novellus_lab.monitoring.health import HealthScores
     from novellus_lab.monitoring.metrics import ModelMetrics
     from novellus_lab.monitoring.period import TimeRange
     from novellus_lab.pipeline.embedding import EmbeddingRequest
@@ -687,6 +688,13 @@ class Lab:
         caller = None if here is None else here.f_back
         return log_relation(self._log_mirror(), query, frames, caller)
 
+    def health(self) -> HealthScores:
+        """Return the health of each model, 0 to 100, None where there is too little data.
+
+        `lab.monitor.explain_health("gpt-4o")` says what was taken off, and why.
+        """
+        return self.monitor.health()
+
     # --- namespaces --------------------------------------------------------------------------
 
     @property
@@ -873,7 +881,13 @@ class Lab:
         from novellus_lab.spaces.telemetry import LabTelemetry
 
         if self._told is None:
-            self._told = LabTelemetry(self._live, self._listeners, dict)
+            lab = weakref.ref(self)  # whoever holds a registry does not hold the lab
+
+            def health() -> Mapping[str, float | None]:
+                held = lab()
+                return {} if held is None or held.closed else held.health()
+
+            self._told = LabTelemetry(self._live, self._listeners, health)
         return self._told
 
     def _open_beside(self, config: Any) -> Runtime:

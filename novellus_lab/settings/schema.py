@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     SecretStr,
+    model_validator,
 )
 
 from novellus_lab.errors import UnknownModelError, did_you_mean
@@ -540,6 +541,36 @@ class BreakerSettings(Section):
         return self.model_dump(exclude={"enabled"})
 
 
+class HealthSettings(Section):
+    """When a model counts as healthy; see `monitoring.health.HealthRules` and docs/monitoring.md."""
+
+    window_s: _Positive = 3_600.0
+    min_requests: _Count = 10
+    error_rate_from: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.01
+    error_rate_full: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.2
+    slowdown_from: Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)] = 1.5
+    slowdown_full: Annotated[float, Field(gt=1, strict=True, allow_inf_nan=False)] = 3.0
+    baseline_s: _Positive = 7 * 86_400.0
+    min_baseline: _Count = 50
+    max_latency_ms: _Positive | None = None
+    hit_rate_from: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.2
+    min_lookups: _Count = 50
+    anomalies_s: _Positive = 86_400.0
+
+    @model_validator(mode="after")
+    def _in_order(self) -> HealthSettings:
+        for name in ("error_rate", "slowdown"):
+            if getattr(self, f"{name}_from") >= getattr(self, f"{name}_full"):
+                raise ValueError(f"{name}_from must be less than {name}_full")
+        return self
+
+
+class MonitoringSettings(Section):
+    """How the models are watched."""
+
+    health: HealthSettings = HealthSettings()
+
+
 class KeyLimitSettings(Section):
     """What a provider allows one key, over all models that are called with it."""
 
@@ -638,6 +669,7 @@ class Settings(Section):
     sessions: SessionsSettings = SessionsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     breaker: BreakerSettings = BreakerSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     limits: LimitsSettings = LimitsSettings()
     budgets: tuple[BudgetSettings, ...] = ()
     budget_policy: BudgetPolicySettings = BudgetPolicySettings()

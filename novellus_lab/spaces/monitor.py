@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
+    from novellus_lab.monitoring.health import HealthScore, HealthScores
     from novellus_lab.monitoring.metrics import ModelMetrics
     from novellus_lab.monitoring.period import Period, TimeRange
     from novellus_lab.monitoring.rollups import Connection
@@ -68,6 +69,40 @@ class LabMonitor:
         runtime = await asyncio.to_thread(self._ready)
         return await runtime.thread.arun(_metrics, runtime, model_id, asked)
 
+    def health(self) -> HealthScores:
+        """Return the health of each model, 0 to 100, the worst first: `lab.health()["gpt-4o"]`.
+
+        Of the models that are routed to, and all that were asked within a day. None is unknown: there
+        is too little data. `details` holds each with its reasons.
+
+        Raises:
+            StoreUnavailableError: the database does not answer, or does not take what waits.
+        """
+        runtime = self._ready()
+        return runtime.thread.run(_health, runtime)
+
+    async def ahealth(self) -> HealthScores:
+        """Return the health of each model: the async twin of `health`."""
+        runtime = await asyncio.to_thread(self._ready)
+        return await runtime.thread.arun(_health, runtime)
+
+    def explain_health(self, model_id: str) -> HealthScore:
+        """Return a model's health with what was taken off, and why.
+
+        Raises:
+            UnknownModelError: no such model is configured, nor is one in the log.
+            StoreUnavailableError: the database does not answer, or does not take what waits.
+        """
+        _check_model(model_id, needed=True)
+        runtime = self._ready()
+        return runtime.thread.run(_explain_health, runtime, model_id)
+
+    async def aexplain_health(self, model_id: str) -> HealthScore:
+        """Return a model's health with its reasons: the async twin of `explain_health`."""
+        _check_model(model_id, needed=True)
+        runtime = await asyncio.to_thread(self._ready)
+        return await runtime.thread.arun(_explain_health, runtime, model_id)
+
     # --- telling others ----------------------------------------------------------------------
 
     def prometheus(self) -> CollectorRegistry:
@@ -107,9 +142,10 @@ class LabMonitor:
         self._telemetry().uninstrument()
 
 
-def _check_model(model_id: object) -> None:
-    if model_id is not None and not isinstance(model_id, str):
-        raise InvalidRequestError(f"model_id must be a text or None, not {model_id!r:.80}")
+def _check_model(model_id: object, *, needed: bool = False) -> None:
+    if not isinstance(model_id, str) and (needed or model_id is not None):
+        allowed = "a text" if needed else "a text or None"
+        raise InvalidRequestError(f"model_id must be {allowed}, not {model_id!r:.80}")
 
 
 async def _metrics(runtime: Runtime, model_id: str | None, period: Period) -> ModelMetrics:
@@ -132,3 +168,34 @@ async def _known(runtime: Runtime, connection: Connection, model_id: str) -> str
         if await was_seen(connection, model_id):
             return model_id
         raise
+
+
+async def _health(runtime: Runtime) -> HealthScores:
+    from novellus_lab.monitoring.health import in_order
+    from novellus_lab.monitoring.rollups import catch_up, connected
+
+    async with connected(runtime.conninfo) as connection:
+        await catch_up(connection)
+        return in_order(
+            await _scores(runtime, connection, [m.id for m in runtime.catalog.chat_pool])
+        )
+
+
+async def _explain_health(runtime: Runtime, model_id: str) -> HealthScore:
+    from novellus_lab.monitoring.rollups import catch_up, connected
+
+    async with connected(runtime.conninfo) as connection:
+        await catch_up(connection)
+        model = await _known(runtime, connection, model_id)
+        scores = await _scores(runtime, connection, [model])
+        return next(score for score in scores if score.model_id == model)
+
+
+async def _scores(runtime: Runtime, connection: Connection, models: list[str]) -> list[HealthScore]:
+    from novellus_lab.monitoring.health import HealthRules, score_health
+    from novellus_lab.monitoring.health_facts import read_facts
+
+    rules = HealthRules(**runtime.settings.monitoring.health.model_dump())
+    caching = runtime.settings.cache.enabled
+    facts = await read_facts(connection, rules, models, caching=caching)
+    return [score_health(f, rules) for f in facts]
