@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.queue.queue import JobQueue
     from novellus_lab.spaces.analytics import LabAnalytics
+    from novellus_lab.spaces.anomalies import Anomalies
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
     from novellus_lab.spaces.experiments import LabComparison, LabExperiments
@@ -86,7 +87,6 @@ class CallArguments(TypedDict, total=False):
     model_selection_strategy: str | None
     timeout: float | None
     hedge: bool | Mapping[str, Any] | None
-    shadow: bool | None
     priority: str | int | None
     tags: Mapping[str, Any] | None
     session_id: str | None
@@ -247,7 +247,6 @@ class Lab:
             hedge: call a second time (the next candidate, else the same model) when the first takes
                 longer than 95% of its calls, and take the first answer; or a dict: after_ms,
                 quantile, min_calls, to (`next`, `same`). Both calls cost. Default as configured.
-            shadow: False: no shadow model of the configuration is asked; True: all are.
             priority: a label for rules and the log.
             tags: free labels for analysis, such as `{"team": "search"}`.
             session_id: groups the calls of one conversation or user.
@@ -697,6 +696,15 @@ class Lab:
         """
         return self.monitor.health()
 
+    def anomalies(
+        self, since: str | datetime | timedelta | None = "7d", **arguments: Any
+    ) -> Anomalies:
+        """Look for anomalies in the log and return them, newest first: `lab.monitor.anomalies`.
+
+        Takes its arguments: `model`, `kind`, `severity`, `acknowledged`, `false_alarms`, …
+        """
+        return self.monitor.anomalies(since, **arguments)
+
     # --- namespaces --------------------------------------------------------------------------
 
     @property
@@ -759,13 +767,11 @@ class Lab:
     def flush(self, timeout: float = 10.0) -> None:
         """Return when every call made so far is in PostgreSQL.
 
-        Shadow calls are waited for before, as long again at most.
-
         Raises:
             StoreUnavailableError: it was not within `timeout` seconds; the records wait in the
                 spool and go in when the database is back.
         """
-        self._live().flush(timeout, shadows=True)
+        self._live().flush(timeout)
 
     def close(self) -> None:
         """Flush, close all connections, leave the embedded server. Idempotent.

@@ -31,7 +31,8 @@ class Contribution:
     """What one value of one dimension adds to a change: `change` = `rate_effect` + `mix_effect`.
 
     `share` is the part of the total change, which can be negative or above 1 where parts move
-    against each other; None if nothing changed in total. An additive measure has no mix.
+    against each other; None if nothing changed in total. An additive measure has no mix. `weight` is
+    the share that it would have if all changed alike: its part of the denominator, or of the sum before.
     """
 
     dimension: str
@@ -42,6 +43,7 @@ class Contribution:
     share: float | None
     rate_effect: float
     mix_effect: float
+    weight: float = 0.0
 
 
 def contributions(
@@ -74,7 +76,7 @@ def contributions(
     for dimension in dimensions:
         old, new = (_sums(rows, dimension, measure, per) for rows in sides)
         parts = _of_ratio(old, new, measure, per) if per else _of_sum(old, new)
-        total = math.fsum(rate + mix for _, _, _, rate, mix in parts)
+        total = math.fsum(rate + mix for _, _, _, rate, mix, _ in parts)
         found += sorted(
             (
                 Contribution(
@@ -86,8 +88,9 @@ def contributions(
                     share=(rate + mix) / total if total else None,
                     rate_effect=rate,
                     mix_effect=mix,
+                    weight=weight,
                 )
-                for value, was, now, rate, mix in parts
+                for value, was, now, rate, mix, weight in parts
             ),
             key=lambda part: (-abs(part.change), part.value),
         )
@@ -95,7 +98,7 @@ def contributions(
 
 
 _Sums = dict[str, tuple[float, float]]
-_Part = tuple[str, float | None, float | None, float, float]
+_Part = tuple[str, float | None, float | None, float, float, float]
 
 
 def _sums(
@@ -119,9 +122,10 @@ def _number(value: object) -> float:
 
 def _of_sum(old: _Sums, new: _Sums) -> list[_Part]:
     parts: list[_Part] = []
+    whole = math.fsum(a for a, _ in old.values())
     for value in sorted(old.keys() | new.keys()):
         was, now = old.get(value, (0.0, 0.0))[0], new.get(value, (0.0, 0.0))[0]
-        parts.append((value, was, now, now - was, 0.0))
+        parts.append((value, was, now, now - was, 0.0, was / whole if whole else 0.0))
     return parts
 
 
@@ -151,5 +155,5 @@ def _of_ratio(old: _Sums, new: _Sums, measure: str, per: str) -> list[_Part]:
         )
         rate = (w_old + w_new) / 2 * (r_new - r_old) + shareless
         mix = (w_new - w_old) * ((r_old + r_new) / 2 - middle)
-        parts.append((value, was, now, rate, mix))
+        parts.append((value, was, now, rate, mix, (w_old + w_new) / 2))
     return parts

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 _DAY_S = 86_400.0
 
 _ANOMALIES = b"""
-SELECT model_id, severity, metric || ' since ' || to_char(started_at AT TIME ZONE 'UTC', 'MM-DD HH24:MI')
+SELECT m.model, severity, metric || ' since ' || to_char(started_at AT TIME ZONE 'UTC', 'MM-DD HH24:MI')
     || CASE WHEN ended_at IS NULL THEN '' ELSE ' (over)' END
-FROM public.ai_anomalies
-WHERE acknowledged_at IS NULL AND model_id IS NOT NULL AND coalesce(ended_at, updated_at) >= %s
+FROM public.ai_anomalies CROSS JOIN LATERAL (
+    -- One of all models together is of each that shows it.
+    SELECT model_id AS model UNION SELECT e ->> 'model' FROM jsonb_array_elements(evidence) e
+) m
+WHERE acknowledged_at IS NULL AND m.model IS NOT NULL AND coalesce(ended_at, updated_at) >= %s
 ORDER BY CASE severity WHEN 'high' THEN 0 WHEN 'medium' THEN 1 ELSE 2 END, started_at DESC
 """
 

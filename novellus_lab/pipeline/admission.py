@@ -19,7 +19,6 @@ from novellus_lab.limits.budget import Budget, CallScope, Scope
 from novellus_lab.limits.budgets import Budgets
 from novellus_lab.limits.quota import key_quota, model_quota
 from novellus_lab.limits.rate_limits import RateLimits
-from novellus_lab.pipeline.question import PURPOSE_TAG
 from novellus_lab.routing.breaker import BreakerPolicy, CircuitBreaker
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class Admission:
             max_wait_s=limits.max_wait_s,
         )
         self.budgets = Budgets(
-            [_budget(entry) for entry in settings.budgets] + _shadow_budgets(settings),
+            [_budget(entry) for entry in settings.budgets],
             conninfo,
             unpriced=settings.budget_policy.unpriced,
             unreachable=settings.budget_policy.unreachable,
@@ -291,15 +290,6 @@ def _quotas(model: Model, settings: Settings) -> tuple[Quota, ...]:
         if key is not None and settings.api_key((shared.api_key_env,)) == model.config.api_key
     ]
     return tuple(found)
-
-
-def _shadow_budgets(settings: Settings) -> list[Budget]:
-    names = [(entry, settings.model(entry.model).model_id) for entry in settings.shadows]
-    purpose = f"{PURPOSE_TAG}=shadow"
-    return [
-        Budget(f"shadow calls of {name}", entry.usd, entry.per, Scope(model=name, tag=purpose))
-        for entry, name in names
-    ]
 
 
 def _budget(entry: BudgetSettings) -> Budget:

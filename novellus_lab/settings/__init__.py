@@ -25,7 +25,6 @@ from novellus_lab.settings.schema import (
     RuleSettings,
     SemanticCacheSettings,
     Settings,
-    ShadowSettings,
 )
 
 __all__ = [
@@ -44,6 +43,5 @@ __all__ = [
     "RuleSettings",
     "SemanticCacheSettings",
     "Settings",
-    "ShadowSettings",
     "load_settings",
 ]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
-from novellus_lab.errors import InvalidRequestError, UnknownModelError
+from novellus_lab.errors import InvalidRequestError, MissingDependencyError, UnknownModelError
+from novellus_lab.spaces.anomalies import Anomalies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
+    from novellus_lab.monitoring.anomaly import Anomaly
     from novellus_lab.monitoring.health import HealthScore, HealthScores
     from novellus_lab.monitoring.metrics import ModelMetrics
     from novellus_lab.monitoring.period import Period, TimeRange
     from novellus_lab.monitoring.rollups import Connection
     from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.spaces.telemetry import LabTelemetry
+
+Name = TypeVar("Name", bound=StrEnum)
 
 
 class LabMonitor:
@@ -36,7 +43,7 @@ class LabMonitor:
         self._telemetry = telemetry
 
     def __repr__(self) -> str:
-        return "lab.monitor: metrics, health, explain_health"
+        return "lab.monitor: metrics, health, explain_health, anomalies, acknowledge, watch"
 
     def metrics(self, model_id: str | None = None, time_range: TimeRange = "1h") -> ModelMetrics:
         """Return what a model did: requests, times, tokens, cost, cache, errors.
@@ -102,6 +109,122 @@ class LabMonitor:
         _check_model(model_id, needed=True)
         runtime = await asyncio.to_thread(self._ready)
         return await runtime.thread.arun(_explain_health, runtime, model_id)
+
+    # --- anomalies ---------------------------------------------------------------------------
+
+    def anomalies(
+        self,
+        since: str | datetime | timedelta | None = "7d",
+        *,
+        until: str | datetime | timedelta | None = None,
+        model: str | None = None,
+        kind: str | None = None,
+        severity: str | None = None,
+        acknowledged: bool | None = None,
+        metrics: str | Sequence[str] | None = None,
+        bucket: str | float | timedelta | None = None,
+        false_alarms: float = 1.0,
+        detect: bool = True,
+    ) -> Anomalies:
+        """Look for anomalies in the log, store what is found, and return it, newest first.
+
+        Args:
+            since, until: a duration back from now (`"1h"`, `"7d"`), or a time.
+            model: look at this one alone; None: at each, and at all together.
+            kind: return these only: `latency`, `error_rate`, `traffic`, `traffic_drop`, `spend`,
+                `output_length_drop`, `cache_hit_rate_drop`, `drift`, `unusual`.
+            severity: return these and worse: `low`, `medium`, `high`.
+            acknowledged: True or False: return those that were, or were not, acknowledged.
+            metrics: look at these only: `latency_ms`, `error_rate`, `requests`, `cost_usd`,
+                `output_tokens`, `cache_hit_rate`.
+            bucket: time in one point of a series: `"1m"`, `"15m"`; default by range and traffic.
+            false_alarms: how many the detectors that learn may give in a week for one metric of one
+                model. 0: the rules alone.
+            detect: False: return what was stored before.
+
+        What was found before is the same anomaly, with its acknowledgement.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            MissingDependencyError: NumPy is not installed.
+            StoreUnavailableError: the database does not answer.
+        """
+        try:
+            from novellus_lab.monitoring.detection import connected
+            from novellus_lab.monitoring.detection import detect as look
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"anomalies need {error.name}: pip install 'novellus_lab[analytics]'"
+            ) from None
+        from novellus_lab.analytics.requests import moment
+        from novellus_lab.monitoring.anomaly import AnomalyKind, Severity
+        from novellus_lab.monitoring.anomaly_table import load
+        from novellus_lab.monitoring.log_buckets import bucket_width
+        from novellus_lab.monitoring.scan import Watching
+        from novellus_lab.monitoring.series_history import history_of
+        from novellus_lab.monitoring.watched import watched
+
+        end = moment("until", until) or datetime.now(UTC)
+        start = moment("since", since) or end - timedelta(days=30)
+        if start >= end:
+            raise InvalidRequestError(f"since ({start}) must be before until ({end})")
+        width = None if bucket is None else bucket_width(bucket)
+        wanted_kind = None if kind is None else _one_of(AnomalyKind, "kind", kind)
+        wanted_severity = None if severity is None else _one_of(Severity, "severity", severity)
+        asked = Watching(timedelta(minutes=1), false_alarms, watched(metrics), model)
+        conninfo = self._ready().conninfo
+        watchings = look(conninfo, asked, width, start, end) if detect else []
+        with connected(conninfo) as connection:
+            found = load(
+                connection,
+                since=start,
+                until=end,
+                model=model,
+                kind=wanted_kind,
+                severity=wanted_severity,
+                acknowledged=acknowledged,
+            )
+        about = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+        widths = sorted({watching.width for watching in watchings})
+        minutes = " and ".join(f"{width / timedelta(minutes=1):g}" for width in widths)
+        about += f", in buckets of {minutes} min" if detect else ", as stored"
+        return Anomalies(found, about, lambda anomaly: history_of(conninfo, anomaly))
+
+    async def aanomalies(
+        self, since: str | datetime | timedelta | None = "7d", **arguments: Any
+    ) -> Anomalies:
+        """Look for anomalies: the async twin of `anomalies`, same arguments."""
+        return await asyncio.to_thread(self.anomalies, since, **arguments)
+
+    def acknowledge(
+        self, anomaly: str | UUID | Anomaly, note: str | None = None, *, by: str | None = None
+    ) -> Anomaly:
+        """Say that somebody has seen an anomaly, and what it was; return it.
+
+        Args:
+            anomaly: itself, or its id.
+            by: who; default the user of this machine.
+
+        Raises:
+            InvalidRequestError: there is none with that id.
+            StoreUnavailableError: the database does not answer.
+        """
+        from novellus_lab.monitoring.anomaly_table import acknowledge
+        from novellus_lab.monitoring.detection import connected
+
+        given = str(getattr(anomaly, "id", anomaly))
+        try:
+            id = UUID(given)
+        except ValueError:
+            raise InvalidRequestError(f"{given!r:.80} is no anomaly's id") from None
+        with connected(self._ready().conninfo) as connection:
+            return acknowledge(connection, id, by or _user(), note)
+
+    async def aacknowledge(
+        self, anomaly: str | UUID | Anomaly, note: str | None = None, *, by: str | None = None
+    ) -> Anomaly:
+        """Say that somebody has seen an anomaly: the async twin of `acknowledge`."""
+        return await asyncio.to_thread(self.acknowledge, anomaly, note, by=by)
 
     # --- telling others ----------------------------------------------------------------------
 
@@ -199,3 +322,21 @@ async def _scores(runtime: Runtime, connection: Connection, models: list[str]) -
     caching = runtime.settings.cache.enabled
     facts = await read_facts(connection, rules, models, caching=caching)
     return [score_health(f, rules) for f in facts]
+
+
+def _one_of(names: type[Name], argument: str, given: str) -> Name:
+    try:
+        return names(given)
+    except ValueError:
+        raise InvalidRequestError(
+            f"{argument} must be one of {', '.join(names)}, not {given!r:.80}"
+        ) from None
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from novellus_lab.errors import InvalidRequestError
-from novellus_lab.monitoring.anomaly import anomaly_of
 from novellus_lab.monitoring.detect.adaptive import AdaptiveDetector, Verdict
 from novellus_lab.monitoring.detect.scales import MultiScaleDetector
 from novellus_lab.monitoring.detect.surprise import Surprise
@@ -164,11 +163,6 @@ def test_a_shift_below_the_noise_is_found_in_the_mean() -> None:
     found = [verdict for verdict in verdicts[start : start + 90] if verdict and verdict.alarm]
     assert found
     assert found[0].points == 15
-    anomaly = anomaly_of(found[0], "latency_ms", interval=timedelta(minutes=1))
-    assert anomaly.end is not None
-    assert anomaly.end - anomaly.start == timedelta(minutes=15)
-    assert (anomaly.kind, anomaly.metric) == (found[0].view, "latency_ms")
-    assert anomaly.observed > anomaly.expected
 
 
 def test_p_values_are_uniform_among_equals() -> None:

@@ -20,6 +20,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from statistics import median
 
 import numpy as np
 
@@ -75,12 +76,14 @@ class DriftDetector:
         self._block = interval * self._points
         self._width = max(4, _WINDOW // self._block)
         self._a_day = _DAY // self._block
+        self._days_back = np.arange(1, _DAYS)[:, None] * self._a_day
         self._level = alarms_per_week * self._width / (7 * self._a_day) / LOOKS
         self._min_days = min_days
         self._blocks: deque[float] = deque(maxlen=self._width)
-        self._all = np.full(self._a_day * (_DAYS + 1), np.nan)
-        self._learnt = self._all.copy()
+        self._all = [math.nan] * (self._a_day * (_DAYS + 1))
+        self._learnt = list(self._all)
         self._squares = np.full(self._a_day * _DAYS, np.nan)
+        self._sum_of_squares, self._known = 0.0, 0
         self._sum, self._finite = 0.0, 0
         self._number: int | None = None
         self._first = 0
@@ -116,7 +119,7 @@ class DriftDetector:
         self._blocks.append(self._sum / self._finite if there and self._finite else math.nan)
         self._sum, self._finite = 0.0, 0
         held = [block for block in self._blocks if not math.isnan(block)]
-        window = float(np.median(held)) if 2 * len(held) > self._width else math.nan
+        window = median(held) if 2 * len(held) > self._width else math.nan
         drift = self._judge(number, window)
         slot = number % len(self._all)
         self._all[slot] = window
@@ -126,30 +129,40 @@ class DriftDetector:
     def _judge(self, number: int, window: float) -> Drift | None:
         if math.isnan(window):
             return None
-        days = (number - np.arange(1, _DAYS + 1) * self._a_day) % len(self._all)
-        known = self._learnt[days][~np.isnan(self._learnt[days])]
-        if not len(known):
+        days = [(number - day * self._a_day) % len(self._all) for day in range(1, _DAYS + 1)]
+        known = [self._learnt[day] for day in days if not math.isnan(self._learnt[day])]
+        if not known:
             return None
-        expected = float(np.median(known))
+        expected = median(known)
         difference = (window - expected) / math.sqrt(1 + 1 / len(known))
         # The week's day counts even where it was taken for a drift itself: a first weekend is.
-        week = float(self._all[days[-1]])
+        week = self._all[days[-1]]
         if abs(window - week) / math.sqrt(2) < abs(difference):
             expected, difference = week, (window - week) / math.sqrt(2)
-        windows = np.count_nonzero(~np.isnan(self._squares)) / self._width
+        windows = self._known / self._width
         ready = windows >= _FEWEST and number - self._first >= self._min_days * self._a_day
         z = self._z(number, difference, windows) if ready else 0.0
         drift = self._follow(number, z, window, expected)
         learnt = drift is None or drift.end is not None
-        self._squares[number % len(self._squares)] = difference**2 if learnt else math.nan
+        self._learn(number, difference**2 if learnt else math.nan)
         return drift
+
+    def _learn(self, number: int, square: float) -> None:
+        slot = number % len(self._squares)
+        for value, sign in ((float(self._squares[slot]), -1), (square, 1)):
+            if not math.isnan(value):
+                self._sum_of_squares = max(0.0, self._sum_of_squares + sign * value)
+                self._known += sign
+        self._squares[slot] = square
 
     def _z(self, number: int, difference: float, windows: float) -> float:
         """Student's t as the normal deviate of the same p-value (D. Wallace 1959)."""
-        of_hour = np.arange(-self._width, self._width + 1) + number
-        days = np.arange(1, _DAYS)[:, None] * self._a_day
-        near = self._squares[(of_hour - days) % len(self._squares)]
-        usual = max(np.nanmean(self._squares), 0.0 if np.isnan(near).all() else np.nanmean(near))
+        usual = self._sum_of_squares / self._known
+        if difference**2 > usual:  # busy hours are noisier: what is usual near this one counts, too
+            of_hour = np.arange(-self._width, self._width + 1) + number
+            near = self._squares[(of_hour - self._days_back) % len(self._squares)]
+            near = near[~np.isnan(near)]
+            usual = max(usual, float(near.mean()) if len(near) else 0.0)
         scale = math.sqrt(usual) + 1e-9 * abs(difference) + 1e-12
         t = abs(difference) / scale
         z = (8 * windows + 1) / (8 * windows + 3) * math.sqrt(windows * math.log1p(t * t / windows))
@@ -180,7 +193,7 @@ class DriftDetector:
                 drift.start, None, window, expected, min(p_value, drift.p_value)
             )
         if end - drift.start >= _DAY:
-            self._learnt[:] = math.nan
+            self._learnt = [math.nan] * len(self._all)
             self._drift = self._off_since = None
             return Drift(drift.start, end, drift.observed, drift.expected, drift.p_value)
         return drift

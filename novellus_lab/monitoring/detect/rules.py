@@ -183,6 +183,12 @@ class Rule:
         anomaly = self._follow(phase, bucket.start, judged, expected.value)
         return Finding(bucket.start, judged.observed, expected, judged.excess, phase, anomaly)
 
+    def remember(self, bucket: Bucket) -> None:
+        """Take a bucket into the baseline without judging it: history of long ago."""
+        value = self._value(bucket)
+        if value is not None:
+            self._baseline.add(bucket.start, value)
+
     def run(self, buckets: Iterable[Bucket]) -> list[Anomaly]:
         """All anomalies of a series, in order of their starts; a last one may have no end."""
         found: dict[datetime, Anomaly] = {}
