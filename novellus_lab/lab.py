@@ -893,11 +893,13 @@ class Lab:
         if self._told is None:
             lab = weakref.ref(self)  # whoever holds a registry does not hold the lab
 
-            def health() -> Mapping[str, float | None]:
+            def live() -> Runtime:
                 held = lab()
-                return {} if held is None or held.closed else held.health()
+                if held is None:
+                    raise NovellusError("this lab is closed: nobody held it any more")
+                return held._live()
 
-            self._told = LabTelemetry(self._live, self._listeners, health)
+            self._told = LabTelemetry(live, self._listeners)
         return self._told
 
     def _open_beside(self, config: Any) -> Runtime:

@@ -25,18 +25,11 @@ class LabTelemetry:
 
     Args:
         live: returns this process's runtime.
-        health: returns scores by model, None where there is too little to tell.
     """
 
-    def __init__(
-        self,
-        live: Callable[[], Runtime],
-        listeners: Listeners,
-        health: Callable[[], Mapping[str, float | None]],
-    ) -> None:
+    def __init__(self, live: Callable[[], Runtime], listeners: Listeners) -> None:
         self._live = live
         self._listeners = listeners
-        self._health = health
         self._lock = threading.Lock()
         self._registry: CollectorRegistry | None = None
         self._instrumentation: Instrumentation | None = None
@@ -48,12 +41,15 @@ class LabTelemetry:
             MissingDependencyError: prometheus-client is not installed.
         """
         from novellus_lab.monitoring.prometheus.exposition import Exposition, registry_of
+        from novellus_lab.monitoring.prometheus.health import KeptHealth
         from novellus_lab.monitoring.prometheus.live import LiveTotals
 
         with self._lock:
             if self._registry is None:
                 live = LiveTotals()
-                self._registry = registry_of(Exposition(live.totals, self._readings, self._health))
+                self._registry = registry_of(
+                    Exposition(live.totals, self._readings, KeptHealth(self._health))
+                )
                 self._listeners.add(ended=live.ended)
             return self._registry
 
@@ -65,6 +61,23 @@ class LabTelemetry:
         except NovellusError:  # the lab is closed: what it counted can still be read
             return {}
         return {BACKLOG: stats.pending_bytes, REJECTED: stats.rejected, LOST: stats.lost}
+
+    def _health(self) -> Mapping[str, float | None]:
+        """Of the whole log: a model is as healthy as all processes together find it."""
+        from novellus_lab.monitoring.health import HealthRules
+        from novellus_lab.monitoring.prometheus.health import read_health
+
+        try:
+            runtime = self._live()
+        except NovellusError:  # closed
+            return {}
+        rules = HealthRules(**runtime.settings.monitoring.health.model_dump())
+        caching = runtime.settings.cache.enabled
+
+        async def read() -> Mapping[str, float | None]:
+            return await read_health(runtime.conninfo, rules, caching=caching)
+
+        return runtime.thread.run(read)
 
     def instrument(
         self,

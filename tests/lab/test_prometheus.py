@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 
 from novellus_lab.errors import InvalidRequestError, MissingDependencyError, ProviderError
 from novellus_lab.monitoring.prometheus.exposition import Exposition, registry_of
+from novellus_lab.monitoring.prometheus.health import KeptHealth
 from novellus_lab.monitoring.prometheus.metrics import DURATION, METRICS, REQUESTS
 from novellus_lab.monitoring.prometheus.totals import (
     MOST_MODELS,
@@ -170,6 +171,31 @@ def test_health_is_told_where_it_is_known():
     registry = exposed(Totals(), lambda: {"gpt-4o": 87.5, "new-model": None})
     found = samples(registry)
     assert found == {("ai_model_health_score", "gpt-4o"): 87.5}
+
+
+def test_a_labs_own_health_is_that_of_the_log(make_lab):
+    with ScriptedServer(openai_chat_reply("Good.")) as server:
+        lab = make_lab(openai_model("gpt-4o", server.url))
+        for number in range(12):
+            lab.complete(f"Question {number}", use_cache=False)
+        lab.flush()
+        found = samples(lab.monitor.prometheus())
+        assert found["ai_model_health_score", "gpt-4o"] == lab.monitor.health()["gpt-4o"]
+
+
+def test_health_is_looked_for_now_and_then_and_its_absence_told_once(caplog):
+    looks = []
+
+    def read():
+        looks.append(1)
+        raise OSError("the database is away")
+
+    health = KeptHealth(read)
+    assert [health(), health()] == [{}, {}]
+    assert len(looks) == 1
+    health._next_at = 0.0
+    assert health() == {}
+    assert caplog.text.count("health can't be read") == 1
 
 
 def test_a_reading_that_fails_takes_no_other_with_it():

@@ -233,7 +233,8 @@ def test_a_port_that_is_taken_is_named(database):
 
 
 def test_the_command_serves_until_it_is_stopped(database, log, tmp_path):
-    log.append(a_record())
+    for _ in range(20):
+        log.append(a_record())
     log.flush()
     command = [sys.executable, "-m", "novellus_lab.cli", "metrics", "serve", "--port", "0"]
     command += ["--database-url", database.conninfo, "--home", str(tmp_path / "home")]
@@ -243,7 +244,9 @@ def test_the_command_serves_until_it_is_stopped(database, log, tmp_path):
         try:
             assert process.stdout is not None
             url = process.stdout.readline().split()[-1]
-            assert 'ai_model_tokens_total{kind="input",model="gpt-4o"} 50.0' in fetch(url)
+            text = fetch(url)
+            assert 'ai_model_tokens_total{kind="input",model="gpt-4o"} 1000.0' in text
+            assert 'ai_model_health_score{model="gpt-4o"} 100.0' in text
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING
@@ -28,7 +29,8 @@ class MetricsServer:
 
     Args:
         every_s: seconds between two looks. Scrapes cost the database nothing.
-        health: scores by model, None where there is too little to tell.
+        health: returns scores by model, None where there is too little to tell; waits for nothing
+            long, and does not raise.
 
     Raises:
         MissingDependencyError: prometheus-client is not installed.
@@ -43,7 +45,7 @@ class MetricsServer:
         host: str = "127.0.0.1",
         port: int = 9464,
         every_s: float = 5.0,
-        health: Callable[[], Mapping[str, float | None]] | None = None,
+        health: Callable[[], Mapping[str, float | None]] = dict,
     ) -> None:
         self._database = database
         self._every_s = every_s
@@ -104,15 +106,9 @@ class MetricsServer:
     def _read_rest(self) -> None:
         readings = {DATABASE_UP: float(self._log.reachable)}
         if self._log.reachable:
-            try:
+            with contextlib.suppress(StoreError):  # the next look tells
                 readings[BACKLOG] = float(waiting_bytes(self._database))
-                if self._health is not None:
-                    self._scores = self._health()
-            except Exception as error:
-                self._scores = {}
-                logger.warning("health could not be read: %s", type(error).__name__)
-        else:
-            self._scores = {}
+        self._scores = self._health() if self._log.reachable else {}
         self._readings = readings
 
     def _keep_up(self) -> None:
