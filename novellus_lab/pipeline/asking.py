@@ -52,9 +52,9 @@ class AskForAnswer:
             reply = await provider.complete(call)
         else:
             reply = await self._stream(provider, call, heard, trace, self.emit)
-        if reply.raw_usage or reply.usage.total_tokens:
+        if reply.usage.total_tokens:
             return reply
-        return replace(reply, usage=self._counted(reply))  # this server reports none
+        return replace(reply, usage=self._counted(reply))  # this server reports none, or nonsense
 
     def estimated_input_tokens(self) -> int:
         return estimate_message_tokens(self.messages, self.params.get("tools", ()))
