@@ -290,7 +290,7 @@ def batch_progress(
         show: None shows it in a notebook or terminal, for more than one call.
     """
     spent, failed = Decimal(0), 0
-    with _bar(total, show, "$0") as advance:
+    with progress_bar(total, show, "$0") as advance:
 
         def on_result(result: Completion | BatchFailure) -> None:
             nonlocal spent, failed
@@ -306,12 +306,13 @@ def batch_progress(
 @contextlib.contextmanager
 def steps(total: int, show: bool | None, label: str) -> Iterator[Callable[[], None]]:
     """Show how far some work has come; what is yielded is called after each step."""
-    with _bar(total, show, label) as advance:
+    with progress_bar(total, show, label) as advance:
         yield lambda: advance(label)
 
 
 @contextlib.contextmanager
-def _bar(total: int, show: bool | None, label: str) -> Iterator[Callable[[str], None]]:
+def progress_bar(total: int, show: bool | None, label: str) -> Iterator[Callable[[str], None]]:
+    """Show how far some work has come; what is yielded is called after each step with a new label."""
     interactive = "ipykernel" in sys.modules or sys.stderr.isatty()
     if not (show if show is not None else interactive and total > 1):
         yield lambda _label: None

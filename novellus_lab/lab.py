@@ -43,10 +43,13 @@ if TYPE_CHECKING:
     from novellus_lab.queue.queue import JobQueue
     from novellus_lab.spaces.analytics import LabAnalytics
     from novellus_lab.spaces.anomalies import Anomalies
+
+    from novellus_lab.spaces.benchmark import LabBenchmark
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
     from novellus_lab.spaces.experiments import LabComparison, LabExperiments
     from novellus_lab.spaces.monitor import LabMonitor
+    from novellus_lab.spaces.open_arms import LabAccess
     from novellus_lab.spaces.queue import Job, LabQueue
     from novellus_lab.spaces.router import LabRouter
     from novellus_lab.spaces.session import Session
@@ -539,6 +542,34 @@ class Lab:
         """Ask the same items in every arm: the async twin of `compare`, same arguments."""
         return await self.experiments.acompare(strategies, workload, **options)
 
+    def benchmark(
+        self,
+        name: str,
+        workload: Any = None,
+        *,
+        scorer: Any = None,
+        version: str = "1",
+        **arguments: Any,
+    ) -> LabBenchmark:
+        """Return a benchmark: `lab.benchmark("gsm8k").run(n=100)`.
+
+        Runs are kept: they go on where they broke off, can be rerun from the log or with fresh calls, and
+        compared item by item.
+
+        Args:
+            name: one of this package's (`"gsm8k"`), or a name for yours.
+            workload: of yours: as in `lab.compare`, with what to expect of each item.
+            scorer: of single answers: as in `lab.compare`.
+            version: raise it to say that the benchmark is another one now.
+            arguments: `complete`'s, for every call.
+
+        Raises:
+            InvalidRequestError: there is none of that name, or a part of it is wrong.
+        """
+        from novellus_lab.spaces.benchmark import LabBenchmark
+
+        return LabBenchmark.of(self._access, name, workload, scorer, version, arguments)
+
     # --- conversations -----------------------------------------------------------------------
 
     def session(
@@ -855,9 +886,7 @@ class Lab:
         """Which arm is better: `compare`, `start`, `stop`, `list`, `load`, `score`."""
         from novellus_lab.spaces.experiments import LabExperiments
 
-        return LabExperiments(
-            self._live, self._ready, self._ask_item, self._open_beside, self._jobs
-        )
+        return LabExperiments(self._access)
 
     # --- inside ------------------------------------------------------------------------------
 
@@ -901,6 +930,12 @@ class Lab:
 
             self._told = LabTelemetry(live, self._listeners)
         return self._told
+
+    @property
+    def _access(self) -> LabAccess:
+        from novellus_lab.spaces.open_arms import LabAccess
+
+        return LabAccess(self._live, self._ready, self._ask_item, self._open_beside, self._jobs)
 
     def _open_beside(self, config: Any) -> Runtime:
         """Open another configuration on the same database; who asked closes it."""

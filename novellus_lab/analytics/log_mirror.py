@@ -322,12 +322,7 @@ class LogMirror:
                 f"FROM public.{table.name} WHERE false"
             ]
         query = " UNION ALL ".join(parts)
-        # New rows are few, and the planner can't know it: its statistics are of the past.
-        self._set("enable_seqscan", "off" if look.stamped else "on")
-        try:
-            return self._fetch(query if limit is None else f"{query} LIMIT {limit}")
-        finally:
-            self._set("enable_seqscan", "on")
+        return self._fetch(query if limit is None else f"{query} LIMIT {limit}")
 
     # --- copying -----------------------------------------------------------------------------
 
@@ -510,10 +505,6 @@ class LogMirror:
         with self._cursor() as cursor:
             cursor.execute(query)
             return cursor.fetch_arrow_table()
-
-    def _set(self, name: str, value: str) -> None:
-        with self._cursor() as cursor:
-            cursor.execute(f"SET {name} = {value}")
 
     def _disconnect(self) -> None:
         if self._connection is not None:

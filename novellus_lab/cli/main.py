@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from novellus_lab.cli.bench import bench
 from novellus_lab.cli.database import db, migrate_command
 from novellus_lab.cli.metrics import metrics
 from novellus_lab.cli.options import Config, Home, Url, run
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(db, name="db")
+app.add_typer(bench, name="bench")
 app.add_typer(metrics, name="metrics")
 app.command(name="migrate")(migrate_command)
 

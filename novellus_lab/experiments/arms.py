@@ -44,6 +44,7 @@ def arms_of(
     *,
     strategies: Collection[str],
     models: Collection[str],
+    least: int = 2,
 ) -> tuple[Arm, ...]:
     """Return the arms that are meant; the first is the control.
 
@@ -52,9 +53,10 @@ def arms_of(
             model; a `ModelLoadBalancer` (class, instance, or a function like `select_model`); a dict
             of `lab.complete`'s arguments (`strategy` and `model` for short), or with `config`, a
             whole configuration; or an `Arm`.
+        least: how many there must be.
 
     Raises:
-        InvalidRequestError: fewer than two, two of one name, or a spec that means nothing.
+        InvalidRequestError: fewer than `least`, two of one name, or a spec that means nothing.
     """
     if isinstance(given, Mapping):
         arms = [_arm(str(name), spec, strategies, models) for name, spec in given.items()]
@@ -65,7 +67,7 @@ def arms_of(
             "strategies must be a list such as ['weighted', 'cost_optimized'], or a dict of names and "
             f"what they stand for, not {given!r:.80}"
         )
-    if len(arms) < 2:
+    if len(arms) < least:
         raise InvalidRequestError(
             "a comparison needs at least two arms: there is nothing to compare"
         )

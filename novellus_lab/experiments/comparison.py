@@ -172,16 +172,20 @@ class Comparison:
     def __repr__(self) -> str:
         return f"<Comparison {self.design.name!r}: {self.n} items, {self.ending.value}>\n{self.verdict}"
 
-    def _repr_html_(self) -> str:
+    @property
+    def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+        """For each arm a title, a header and rows of text: what is shown."""
         control = self.design.control
         header = ("", "control", "arm", "difference", "interval", "in percent", "")
-        tables = []
+        found: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
         for arm in self.design.names[1:]:
-            found = [e for e in self.effects if e.arm == arm]
-            if found:
-                title = f"{arm}, against {control}"
-                tables.append((title, header, [_cells(e) for e in found]))
-        return findings_html(self._sentences(), tables, self._about())
+            rows = [_cells(e) for e in self.effects if e.arm == arm]
+            if rows:
+                found.append((f"{arm}, against {control}", header, rows))
+        return found
+
+    def _repr_html_(self) -> str:
+        return findings_html(self._sentences(), self.tables, self._about())
 
     def _about(self) -> list[str]:
         spent, unknown = self.cost_usd

@@ -39,6 +39,12 @@ class Design:
     seed: int = 0
     max_usd: str | None = None
     common: Mapping[str, Any] = field(default_factory=dict)
+    benchmark: str | None = None
+    """Of a run of a benchmark: the hash of its dataset, scorer and configuration."""
+    rerun_of: str | None = None
+    """Id of the run that this one repeats."""
+    from_log: bool = False
+    """Whether answers were read from the log instead of being asked for."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,6 +80,9 @@ class Design:
             "margin_relative": self.margin_relative,
             "seed": self.seed,
             "max_usd": self.max_usd,
+            "benchmark": self.benchmark,
+            "rerun_of": self.rerun_of,
+            "from_log": self.from_log,
             "common": {k: v for k, v in self.common.items() if k not in ("messages", "prompt")},
         }
 

@@ -15,6 +15,7 @@ import orjson
 from novellus_lab.errors import InvalidRequestError, MissingDependencyError
 from novellus_lab.experiments.datasets import DATASETS, built_in
 from novellus_lab.experiments.workload import Item, Workload
+from novellus_lab.store.storable import storable_text
 from novellus_lab.types import EMPTY
 
 if TYPE_CHECKING:
@@ -108,7 +109,12 @@ def _item(row: Any, number: int, name: str) -> Item:
         id = blake2b(orjson.dumps(messages, default=str), digest_size=8).hexdigest()
         id = f"{number}-{id}"
     return Item(
-        str(id), messages, expected, None if group is None else str(group), arguments, about
+        storable_text(str(id)),
+        messages,
+        expected,
+        None if group is None else str(group),
+        arguments,
+        about,
     )
 
 

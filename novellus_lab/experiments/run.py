@@ -1,4 +1,4 @@
-"""Running a comparison: ask, keep, look, stop when it is decided."""
+"""Running an experiment: ask, keep, look, stop when it is decided."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from novellus_lab.errors import NovellusError, StoreError
-from novellus_lab.experiments.comparison import Comparison, Ending, decided
+from novellus_lab.experiments.comparison import Ending, decided
 from novellus_lab.experiments.trial import Outcome, Trial
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from novellus_lab.experiments.trial import Ask
     from novellus_lab.experiments.workload import Item
 
-C = TypeVar("C", bound=Comparison)
+R = TypeVar("R")
 
 logger = logging.getLogger("novellus_lab.experiments")
 
@@ -34,7 +34,7 @@ _LOOKS = 100
 """How often, at most, a running comparison is looked at."""
 
 
-async def run_comparison(
+async def run_experiment(
     design: Design,
     *,
     arms: Sequence[Arm],
@@ -48,9 +48,12 @@ async def run_comparison(
     budget: Callable[[], AbstractContextManager[Any]],
     flush: Callable[[], Any],
     on_outcome: Callable[[Outcome], None],
-    on_look: Callable[[Any], None] | None,
-    kind: type[C],
-) -> C:
+    on_look: Callable[[R], None] | None,
+    kind: str,
+    result: Callable[[Design, tuple[Outcome, ...], Ending], R],
+    told: Callable[[R], str],
+    done: Sequence[Outcome] = (),
+) -> R:
     """Ask all items in all arms and say what came of it.
 
     What was observed is kept as it comes: whatever ends this, nothing that was paid for is lost.
@@ -60,12 +63,14 @@ async def run_comparison(
         flush: returns when the log holds all calls.
         on_outcome: hears of each item, on this loop.
         on_look: hears how it stands, now and then, on a thread of its own.
-        kind: of the comparison that is returned.
+        kind: of the experiment, as `ai_experiments` names it.
+        result: makes of all outcomes what is returned; `told` says it in words.
+        done: outcomes of an earlier start, not asked again.
 
     Raises:
         InvalidRequestError, StoreUnavailableError
     """
-    await store.begin(design.id, design.name, design.label, "comparison", design.told())
+    await store.begin(design.id, design.name, design.label, kind, design.told())
     trial = Trial(
         experiment=design.label,
         arms=arms,
@@ -75,7 +80,9 @@ async def run_comparison(
         ask_judge=ask_judge,
         seed=design.seed,
     )
-    outcomes: list[Outcome] = []
+    outcomes: list[Outcome] = list(done)
+    finished = {outcome.number for outcome in done}
+    left = [(number, item) for number, item in enumerate(items) if number not in finished]
     unkept: list[Outcome] = []
     every = max(1, len(items) // _LOOKS)
     looking: set[asyncio.Task[None]] = set()
@@ -103,21 +110,21 @@ async def run_comparison(
                 over = True
                 trial.stop()
             if on_look is not None and not looking:
-                _start(_look(on_look, kind, design, tuple(outcomes)), looking)
+                _start(_look(on_look, result, design, tuple(outcomes)), looking)
         if len(unkept) >= _KEEP_AT_ONCE and not keeping.locked():
             _start(_quietly(keep()), being_kept)
 
     status, verdict = "failed", None
     try:
         with budget():
-            await trial.run(items, max_concurrency=max_concurrency, on_outcome=heard)
+            await trial.run(left, max_concurrency=max_concurrency, on_outcome=heard)
         outcomes[:] = await _with_costs_of_failed(design, outcomes, store, flush)
         unkept[:] = outcomes if any(not _all_ok(o) for o in outcomes) else unkept
         ending = Ending.OUT_OF_MONEY if trial.out_of_money else Ending.WHOLE
         ending = Ending.DECIDED if over and len(outcomes) < len(items) else ending
-        comparison = await asyncio.to_thread(kind.of, design, tuple(outcomes), ending)
-        status, verdict = "done", comparison.verdict
-        return comparison
+        came = await asyncio.to_thread(result, design, tuple(outcomes), ending)
+        status, verdict = "done" if len(outcomes) == len(items) or over else "stopped", told(came)
+        return came
     except asyncio.CancelledError:
         status = "stopped"
         raise
@@ -137,7 +144,7 @@ async def _finish(
             await keep()
             await store.end(design.id, status, verdict)
     except (NovellusError, TimeoutError) as error:
-        logger.warning("comparison %r: not all of it could be kept: %s", design.name, error)
+        logger.warning("experiment %r: not all of it could be kept: %s", design.name, error)
 
 
 async def _with_costs_of_failed(
@@ -183,12 +190,12 @@ async def _quietly(work: Any) -> None:
 
 
 async def _look(
-    on_look: Callable[[Any], None],
-    kind: type[Comparison],
+    on_look: Callable[[R], None],
+    result: Callable[[Design, tuple[Outcome, ...], Ending], R],
     design: Design,
     outcomes: tuple[Outcome, ...],
 ) -> None:
     try:
-        await asyncio.to_thread(lambda: on_look(kind.of(design, outcomes, Ending.RUNNING)))
+        await asyncio.to_thread(lambda: on_look(result(design, outcomes, Ending.RUNNING)))
     except Exception:
-        logger.exception("the comparison could not be shown")
+        logger.exception("the experiment could not be shown")

@@ -186,11 +186,11 @@ class Own:
     """A function of the user's: `(item, answer) -> float | bool | None | Score`, sync or async."""
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
-        self._function = function
+        self.function = function
         self.name: str = name or str(getattr(function, "__name__", "own"))
 
     async def score(self, item: Item, answer: Completion) -> Score:
-        value = self._function(item, answer)
+        value = self.function(item, answer)
         if inspect.isawaitable(value):
             value = await value
         if isinstance(value, Score):

@@ -93,12 +93,12 @@ class Trial:
 
     async def run(
         self,
-        items: Sequence[Item],
+        items: Sequence[tuple[int, Item]],
         *,
         max_concurrency: int,
         on_outcome: Callable[[Outcome], None],
     ) -> None:
-        """Ask the items in their order; `on_outcome` hears of each as it is done, on this loop.
+        """Ask numbered items in their order; `on_outcome` hears of each as it is done, on this loop.
 
         Raises:
             InvalidRequestError: a call's arguments are wrong, or a scorer can't score this.
@@ -107,7 +107,7 @@ class Trial:
             raise InvalidRequestError(
                 f"max_concurrency must be a whole number above 0, not {max_concurrency!r}"
             )
-        waiting = iter(enumerate(items))
+        waiting = iter(items)
 
         async def worker() -> None:
             for number, item in waiting:

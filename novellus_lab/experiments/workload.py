@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from novellus_lab.errors import InvalidRequestError
+from novellus_lab.store.storable import storable_json
 from novellus_lab.types import EMPTY
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ class Item:
     def content(self) -> bytes:
         """All that makes it this item, as canonical JSON."""
         return orjson.dumps(
-            [self.id, self.messages, self.expected, self.group, dict(self.arguments)],
+            storable_json(
+                [self.id, self.messages, self.expected, self.group, dict(self.arguments)]
+            ),
             option=orjson.OPT_SORT_KEYS,
-            default=str,
         )
 
 

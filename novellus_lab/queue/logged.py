@@ -12,6 +12,7 @@ from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.types import CacheOutcome, Completion, ToolCall, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from uuid import UUID
 
     import psycopg
@@ -38,6 +39,11 @@ async def logged_answer(
         row = await cursor.fetchone()
     if row is None or row["response"] is None:
         return None
+    return answer_of_row(row, "its worker died after it was answered: read from the log")
+
+
+def answer_of_row(row: Mapping[str, Any], warning: str) -> Completion | None:
+    """Return the answer that a row of `ai_requests` holds; None where it no longer can be read."""
     wanted = (row["params"] or {}).get("response_format")
     calls = tuple(ToolCall(c["id"], c["name"], c["arguments"]) for c in row["tool_calls"] or ())
     parsed = None
@@ -58,7 +64,7 @@ async def logged_answer(
             estimated=bool(row["usage_estimated"]),
         ),
         cache=cache,
-        request_id=request_id,
+        request_id=row["id"],
         finish_reason=row["finish_reason"] or "unknown",
         tool_calls=calls,
         parsed=parsed,
@@ -69,5 +75,5 @@ async def logged_answer(
         cost_saved=(row["uncached_cost_usd"] or Decimal(0)) if cache.hit else None,
         dropped_params=tuple(row["dropped_params"] or ()),
         response_model=row["response_model"],
-        warnings=("its worker died after it was answered: read from the log",),
+        warnings=(warning,),
     )

@@ -16,21 +16,20 @@ from novellus_lab.experiments.design import Design
 from novellus_lab.experiments.judge import Judge
 from novellus_lab.experiments.loading import workload_of
 from novellus_lab.experiments.metrics import metric_of
-from novellus_lab.experiments.run import run_comparison
+from novellus_lab.experiments.run import run_experiment
 from novellus_lab.experiments.scorers import scorer_of
 from novellus_lab.experiments.store import ExperimentStore, StoredExperiment
 from novellus_lab.experiments.trial import Outcome
 from novellus_lab.ids import uuid7
 from novellus_lab.routing.assignment import HOLDOUT, REQUEST
+from novellus_lab.spaces.open_arms import LabAccess, open_arms
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     import plotly.graph_objects as go
 
-    from novellus_lab.experiments.trial import Ask
     from novellus_lab.pipeline.runtime import Runtime
-    from novellus_lab.queue.queue import JobQueue
 
 
 class LabComparison(Comparison):
@@ -72,29 +71,11 @@ class ExperimentList(tuple[StoredExperiment, ...]):
 
 
 class LabExperiments:
-    """Comparisons of arms, before, on, and beside live traffic.
+    """Comparisons of arms, before, on, and beside live traffic."""
 
-    Args:
-        live: returns the runtime.
-        ready: the same, when all calls made so far are in PostgreSQL; it waits.
-        ask_item: makes of a runtime what sends a call.
-        open_config: opens another configuration on the same database; closed by the caller.
-        jobs: returns the way to the queue.
-    """
-
-    def __init__(
-        self,
-        live: Callable[[], Runtime],
-        ready: Callable[[], Runtime],
-        ask_item: Callable[[Runtime], Ask],
-        open_config: Callable[[Any], Runtime],
-        jobs: Callable[[], JobQueue],
-    ) -> None:
-        self._live = live
-        self._ready = ready
-        self._ask_item = ask_item
-        self._open_config = open_config
-        self._jobs = jobs
+    def __init__(self, access: LabAccess) -> None:
+        self._access = access
+        self._live = access.live
 
     def __repr__(self) -> str:
         return "lab.experiments: compare, start, stop, analyse, plan, score, list, load"
@@ -195,20 +176,10 @@ class LabExperiments:
                 "say who judges: scorer=novellus_lab.experiments.judge.Judge('gpt-4o')"
             )
 
-        async def embed(texts: list[str]) -> list[list[float]]:
-            from novellus_lab.pipeline.embedding import build_embedding_request
-
-            asked = build_embedding_request(
-                texts, model_id=None, dimensions=None, use_cache=True, timeout=None,
-                default_timeout_s=runtime.settings.timeout_s, tags={"purpose": "score"},
-                session_id=None,
-            )  # fmt: skip
-            return [list(vector) for vector in await runtime.embedder.embed(asked)]
-
         if scorer is None or isinstance(scorer, Judge):
             found: Any = scorer
         else:
-            found = scorer_of(scorer, embed=embed)
+            found = scorer_of(scorer, embed=embedding_of(runtime))
         decides = metric_of(metric or ("score" if found is not None else "cost_usd"))
         if decides.needs_score and found is None:
             raise InvalidRequestError(
@@ -216,9 +187,9 @@ class LabExperiments:
             )
         if isinstance(level, bool) or not isinstance(level, float) or not 0 < level < 1:
             raise InvalidRequestError(f"level must be between 0 and 1 (0.95), not {level!r:.80}")
-        _check_arguments(arguments)
+        check_arguments(arguments)
         size, relative = _margin(margin)
-        cap = None if max_usd is None else _dollars(max_usd)
+        cap = None if max_usd is None else dollars(max_usd)
         id = uuid7()
         name = name or f"{load.name}: {' / '.join(arm.name for arm in arms)}"[:120]
         if any(arm.config is not None for arm in arms) and queue is not False:
@@ -244,7 +215,16 @@ class LabExperiments:
             common=arguments,
         )
         return _Run(
-            self, runtime, design, arms, load.items, found, cap, max_concurrency, queue, on_look
+            self._access,
+            runtime,
+            design,
+            arms,
+            load.items,
+            found,
+            cap,
+            max_concurrency,
+            queue,
+            on_look,
         )
 
     # --- live traffic ------------------------------------------------------------------------
@@ -309,7 +289,7 @@ class LabExperiments:
         return await runtime.thread.arun(self._stop, runtime, name)
 
     async def _start(self, runtime: Runtime, name: str, design: dict[str, Any]) -> StoredExperiment:
-        store = _store(runtime)
+        store = store_of(runtime)
         for one in await store.stored(1_000):
             if one.kind == "live" and one.ended_at is None and one.name == name:
                 raise InvalidRequestError(
@@ -322,7 +302,7 @@ class LabExperiments:
         return await store.find(str(id))
 
     async def _stop(self, runtime: Runtime, name: str) -> StoredExperiment:
-        store = _store(runtime)
+        store = store_of(runtime)
         one = await store.find(name)
         if one.kind != "live":
             raise InvalidRequestError(f"{name!r} is no experiment on live traffic")
@@ -388,12 +368,12 @@ class LabExperiments:
     def list(self, limit: int = 50) -> ExperimentList:
         """Return the latest experiments, newest first."""
         runtime = self._live()
-        return ExperimentList(runtime.thread.run(_store(runtime).stored, limit))
+        return ExperimentList(runtime.thread.run(store_of(runtime).stored, limit))
 
     async def alist(self, limit: int = 50) -> ExperimentList:
         """Return the latest experiments: the async twin of `list`."""
         runtime = self._live()
-        return ExperimentList(await runtime.thread.arun(_store(runtime).stored, limit))
+        return ExperimentList(await runtime.thread.arun(store_of(runtime).stored, limit))
 
     def load(self, key: str | UUID) -> LabComparison:
         """Return a comparison again, as far as it came: by id, label or name (the newest of it).
@@ -412,7 +392,7 @@ class LabExperiments:
         return await runtime.thread.arun(self._load, runtime, str(key))
 
     async def _load(self, runtime: Runtime, key: str) -> LabComparison:
-        store = _store(runtime)
+        store = store_of(runtime)
         one = await store.find(key)
         if one.kind != "comparison":
             raise InvalidRequestError(
@@ -447,7 +427,7 @@ class LabExperiments:
             InvalidRequestError: no such value, or no id.
         """
         runtime = self._live()
-        runtime.thread.run(_store(runtime).score, *_scored(request_id, value, scorer, reason))
+        runtime.thread.run(store_of(runtime).score, *_scored(request_id, value, scorer, reason))
 
     async def ascore(
         self, request_id: UUID | str, value: float | bool, *, scorer: str = "person",
@@ -456,7 +436,7 @@ class LabExperiments:
         """Keep how good an answer was: the async twin of `score`."""
         runtime = self._live()
         told = _scored(request_id, value, scorer, reason)
-        await runtime.thread.arun(_store(runtime).score, *told)
+        await runtime.thread.arun(store_of(runtime).score, *told)
 
 
 class _Run:
@@ -464,7 +444,7 @@ class _Run:
 
     def __init__(
         self,
-        space: LabExperiments,
+        access: LabAccess,
         runtime: Runtime,
         design: Design,
         arms: tuple[Arm, ...],
@@ -475,7 +455,7 @@ class _Run:
         queue: bool | str,
         on_look: Callable[[LabComparison], None] | None,
     ) -> None:
-        self._space = space
+        self._access = access
         self._runtime = runtime
         self.design = design
         self._arms = arms
@@ -491,86 +471,67 @@ class _Run:
         return len(self._items)
 
     async def __call__(self, on_outcome: Callable[[Outcome], None]) -> LabComparison:
-        runtime, space = self._runtime, self._space
-        own = space._ask_item(runtime)
-        usual: Ask = own
-        if self._queue is not False:
-            from novellus_lab.experiments.queued_ask import QueuedAsk
-
-            queued = QueuedAsk(
-                space._jobs(), self._queue if isinstance(self._queue, str) else "default"
-            )
-            await queued.expect_worker()
-            usual = queued
-        opened: list[Runtime] = []
-        try:
-            asks: dict[str, Ask] = {}
-            arms = []
-            for arm in self._arms:
-                chosen = arm
-                ask = usual
-                if arm.config is not None:
-                    other = await asyncio.to_thread(space._open_config, arm.config)
-                    opened.append(other)
-                    ask = _beside(other, space._ask_item(other))
-                if arm.balancer is not None:
-                    registered = f"{arm.name} of {self.design.label}".replace(":", " -")
-                    on = opened[-1] if arm.config is not None else runtime
-                    on.strategies.register(registered, arm.balancer)
-                    on.intake.forget()
-                    chosen = Arm(
-                        arm.name,
-                        {**arm.arguments, "model_selection_strategy": registered},
-                        config=arm.config,
-                    )
-                asks[arm.name] = ask
-                arms.append(chosen)
-            return await run_comparison(
-                self.design,
+        runtime, access, design = self._runtime, self._access, self.design
+        async with open_arms(access, runtime, design.label, self._arms, self._queue) as (
+            arms,
+            asks,
+        ):
+            return await run_experiment(
+                design,
                 arms=arms,
                 items=self._items,
                 asks=asks,
-                common=self.design.common,
+                common=design.common,
                 scorer=self._scorer,
-                ask_judge=own,
-                store=_store(runtime),
+                ask_judge=access.ask_item(runtime),
+                store=store_of(runtime),
                 max_concurrency=self._max_concurrency,
-                budget=self._budget,
-                flush=lambda: asyncio.to_thread(space._ready),
+                budget=lambda: budget_of(runtime, self._cap, design.name),
+                flush=lambda: asyncio.to_thread(access.ready),
                 on_outcome=on_outcome,
                 on_look=self._on_look,
-                kind=LabComparison,
+                kind="comparison",
+                result=LabComparison.of,
+                told=lambda comparison: comparison.verdict,
             )
-        finally:
-            for other in opened:
-                await asyncio.to_thread(other.close)
 
-    def _budget(self) -> contextlib.AbstractContextManager[Any]:
-        if self._cap is None:
-            return contextlib.nullcontext()
-        return self._runtime.admission.budgets.scope(
-            self._cap, name=f"the comparison {self.design.name!r}"
+
+def embedding_of(runtime: Runtime) -> Callable[[list[str]], Awaitable[list[list[float]]]]:
+    """Return what the scorer `similarity` embeds texts with, on the lab's loop."""
+
+    async def embed(texts: list[str]) -> list[list[float]]:
+        from novellus_lab.pipeline.embedding import build_embedding_request
+
+        asked = build_embedding_request(
+            texts,
+            model_id=None,
+            dimensions=None,
+            use_cache=True,
+            timeout=None,
+            default_timeout_s=runtime.settings.timeout_s,
+            tags={"purpose": "score"},
+            session_id=None,
         )
+        return [list(vector) for vector in await runtime.embedder.embed(asked)]
+
+    return embed
 
 
-def _store(runtime: Runtime) -> ExperimentStore:
+def budget_of(
+    runtime: Runtime, cap: Decimal | None, name: str
+) -> contextlib.AbstractContextManager[Any]:
+    """Return the block that holds an experiment's calls to an amount."""
+    if cap is None:
+        return contextlib.nullcontext()
+    return runtime.admission.budgets.scope(cap, name=f"the experiment {name!r}")
+
+
+def store_of(runtime: Runtime) -> ExperimentStore:
+    """Return the experiments in the database of a runtime."""
     return ExperimentStore(runtime.experiments.connection)
 
 
-def _beside(other: Runtime, ask: Ask) -> Ask:
-    """Calls of an arm with a configuration of its own run on its own loop."""
-
-    async def call(arguments: dict[str, Any]) -> Any:
-        return await other.thread.arun(_awaited, ask, arguments)
-
-    return call
-
-
-async def _awaited(ask: Callable[[dict[str, Any]], Awaitable[Any]], call: dict[str, Any]) -> Any:
-    return await ask(call)
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
+def check_arguments(arguments: Mapping[str, Any]) -> None:
     from novellus_lab.pipeline.intake import CALL_ARGUMENTS
 
     for key in arguments:
@@ -597,7 +558,7 @@ def _margin(given: float | str | None) -> tuple[float | None, bool]:
     return (size / 100, True) if relative else (size, False)
 
 
-def _dollars(given: Decimal | float | str) -> Decimal:
+def dollars(given: Decimal | float | str) -> Decimal:
     try:
         amount = Decimal(str(given))
     except ArithmeticError:

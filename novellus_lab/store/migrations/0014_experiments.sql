@@ -4,7 +4,7 @@ CREATE TABLE ai_experiments (
     id         uuid PRIMARY KEY,
     name       text NOT NULL,
     label      text NOT NULL UNIQUE,
-    kind       text NOT NULL CHECK (kind IN ('comparison', 'live')),
+    kind       text NOT NULL CHECK (kind IN ('comparison', 'live', 'benchmark')),
     status     text NOT NULL CHECK (status IN ('running', 'done', 'stopped', 'failed')),
     design     jsonb NOT NULL,
     verdict    text,
@@ -33,7 +33,7 @@ CREATE TABLE ai_scores (
     PRIMARY KEY (request_id, scorer)
 );
 
-COMMENT ON TABLE ai_experiments IS 'One row a comparison, or an experiment on live traffic';
+COMMENT ON TABLE ai_experiments IS 'One row a comparison, an experiment on live traffic, or a run of a benchmark';
 COMMENT ON COLUMN ai_experiments.label IS 'What its requests have as ai_requests.experiment';
 COMMENT ON COLUMN ai_experiments.design IS 'Arms, workload and its hash, scorer, metric, level, seed, cap; for live ones, unit and shares';
 COMMENT ON TABLE ai_experiment_observations IS 'What came of asking an item in an arm; the texts are in ai_requests alone';
