@@ -34,7 +34,7 @@ def test_every_call_ends_and_is_logged_once_whatever_fails(database, tmp_path):
 
 @pytest.mark.long
 def test_nothing_is_left_behind(database, tmp_path):
-    found = soaked(database, tmp_path, 2_000, rounds=5)
+    found = soaked(database, tmp_path, 10_000, rounds=5)
     assert found.wrong == []
     assert ours.leaks(found.held) == []
     assert found.share_answered > 0.97

@@ -243,7 +243,7 @@ async def rest(lab: Lab, soaked: Soaked) -> None:
 
 
 def leaks(held: Sequence[Held]) -> list[str]:
-    """Say what has grown: since before the first call or, of memory, since a fifth of the calls.
+    """Say what has grown: since before the first call or, of memory and threads, a fifth of them.
 
     The first calls fill what is kept on purpose: code, buffers, what is learned of the models.
     """
@@ -253,8 +253,8 @@ def leaks(held: Sequence[Held]) -> list[str]:
     found = []
     if last.tasks > before.tasks + 4:  # the log's and the budgets' own
         found.append(f"{last.tasks - before.tasks} tasks more")
-    if last.threads > before.threads + 8:
-        found.append(f"{last.threads - before.threads} threads more")
+    if last.threads > warm.threads + 4:
+        found.append(f"{last.threads - warm.threads} threads more in {calls:,} calls")
     if last.files > before.files + 8:
         found.append(f"{last.files - before.files} descriptors more")
     if last.objects > warm.objects + max(3_000, calls // 50):
