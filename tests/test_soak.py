@@ -33,6 +33,7 @@ def test_every_call_ends_and_is_logged_once_whatever_fails(database, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_nothing_is_left_behind(database, tmp_path):
     found = soaked(database, tmp_path, 10_000, rounds=5)
     assert found.wrong == []

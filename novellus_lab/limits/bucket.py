@@ -47,6 +47,8 @@ class Bucket:
 
     def wait_s(self, amount: float, now: float) -> float:
         """Return 0 if `amount` is there, else the seconds until it is; inf if only a release helps."""
+        if self.level - self.held >= amount:
+            return 0.0  # what was there at the last look is still there
         lacking = amount - self.free(now)
         if lacking <= _DUST * self.capacity:
             return 0.0

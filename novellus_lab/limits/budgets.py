@@ -18,7 +18,7 @@ import logging
 import time
 from contextvars import ContextVar
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Self
 
 from novellus_lab.errors import (
     BudgetExceededError,
@@ -143,7 +143,10 @@ class Budgets:
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigurationError(f"budgets: two have the name {sorted(twice)[0]!r}")
         self._budgets = tuple(budgets)
-        self._keys = tuple((budget, budget.key) for budget in budgets)
+        keys = [(budget, budget.key) for budget in budgets]
+        self._all = _Keyed.of(keys)
+        self._hard = _Keyed.of([(b, key) for b, key in keys if b.hard])
+        self._downgrading = _Keyed.of([(b, k) for b, k in keys if b.on_exceed == "downgrade"])
         self._unpriced = unpriced
         self._unreachable = unreachable
         self._settle_wait_s = settle_wait_s
@@ -192,7 +195,7 @@ class Budgets:
             StoreUnavailableError: a hard budget holds, and the database can't be asked.
         """
         scopes = _open_scopes.get()
-        counters = self.counters(call) if self._budgets else ()
+        counters = self.counters(call)
         if not scopes and not counters:
             return _NOTHING_TO_KEEP
         if usd is None:
@@ -229,13 +232,20 @@ class Budgets:
 
     def counters(self, call: CallScope) -> tuple[Counter, ...]:
         """Return what a call counts in."""
-        found = []
-        for budget, key in self._keys:
-            subject = budget.scope.subject(call)
-            if subject is not None:
-                limit = budget.usd if budget.hard else None
-                found.append(Counter(budget, storable_text(subject), key, limit))
-        return tuple(found)
+        return tuple(self._all.counters(call, (call.model_id,)))
+
+    def room_usd(self, call: CallScope, model_ids: Sequence[str]) -> Decimal | None:
+        """Return what is left of the hard budget with least, whichever of these models is asked.
+
+        By what was last seen: a request of which every candidate costs less is refused by none, as
+        far as `allows` would tell. None: no hard budget holds.
+        """
+        left = [scope.limit_usd - scope.spent_usd for scope in _open_scopes.get()]
+        left += [
+            counter.budget.usd - self._current(counter).spent_usd
+            for counter in self._hard.counters(call, model_ids)
+        ]
+        return min(left, default=None)
 
     def allows(self, call: CallScope, usd: Decimal | None = None) -> str | None:
         """Return None, or why a hard budget surely stands against a call, by what was last seen.
@@ -245,10 +255,8 @@ class Budgets:
         for scope in _open_scopes.get():
             if scope.spent_usd + (usd or _ZERO) > scope.limit_usd:
                 return f"{_title(scope)} has ${scope.limit_usd - scope.spent_usd:f} left"
-        for counter in self.counters(call) if self._budgets else ():
-            limit = counter.limit_usd
-            if limit is None:
-                continue
+        for counter in self._hard.counters(call, (call.model_id,)):
+            limit = counter.budget.usd
             if usd is None and self._unpriced == "refuse":
                 return f"its price is unknown, and budget {counter.title} is hard"
             spent = self._current(counter).spent_usd
@@ -256,14 +264,16 @@ class Budgets:
                 return f"budget {counter.title} has ${max(limit - spent, _ZERO):f} left"
         return None
 
-    def prefer_cheaper(self, call: CallScope) -> str | None:
-        """Return why cheaper models should be preferred (a `downgrade` budget is spent), or None."""
-        for counter in self.counters(call) if self._budgets else ():
-            budget = counter.budget
-            if budget.on_exceed == "downgrade":
-                seen = self._current(counter)
-                if seen.spent_usd + seen.reserved_usd >= budget.usd:
-                    return f"budget {counter.title} of ${budget.usd:f} a {budget.per} is spent"
+    def prefer_cheaper(self, call: CallScope, model_ids: Sequence[str] = ()) -> str | None:
+        """Return why cheaper models should be preferred (a `downgrade` budget is spent), or None.
+
+        Args:
+            model_ids: who may be asked; default the call's own.
+        """
+        for counter in self._downgrading.counters(call, model_ids or (call.model_id,)):
+            budget, seen = counter.budget, self._current(counter)
+            if seen.spent_usd + seen.reserved_usd >= budget.usd:
+                return f"budget {counter.title} of ${budget.usd:f} a {budget.per} is spent"
         return None
 
     async def refresh(self) -> None:
@@ -436,6 +446,35 @@ class Budgets:
             left_usd=left,
             resets_at=resets_at,
         )
+
+
+class _Keyed(NamedTuple):
+    """Budgets with their keys: those that hold whichever model is asked apart from the others."""
+
+    any_model: tuple[tuple[Budget, str], ...]
+    by_model: tuple[tuple[Budget, str], ...]
+
+    @classmethod
+    def of(cls, keys: Sequence[tuple[Budget, str]]) -> Self:
+        return cls(
+            tuple(pair for pair in keys if pair[0].scope.model is None),
+            tuple(pair for pair in keys if pair[0].scope.model is not None),
+        )
+
+    def counters(self, call: CallScope, model_ids: Sequence[str]) -> Iterator[Counter]:
+        """Yield what a call counts in if one of these models is asked."""
+        yield from _counters(self.any_model, call)
+        if self.by_model:
+            for model_id in model_ids:
+                yield from _counters(self.by_model, CallScope(model_id, call.tags, call.session_id))
+
+
+def _counters(keys: Sequence[tuple[Budget, str]], call: CallScope) -> Iterator[Counter]:
+    for budget, key in keys:
+        subject = budget.scope.subject(call)
+        if subject is not None:
+            limit = budget.usd if budget.hard else None
+            yield Counter(budget, storable_text(subject), key, limit)
 
 
 _CONSEQUENCE = {

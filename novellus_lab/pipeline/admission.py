@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -96,7 +95,7 @@ class Place:
 
 
 class Admission:
-    """One per lab. `why_not` and `prefer_cheaper` on any thread, the rest on the lab's loop."""
+    """One per lab. What asks about several models may run on any thread, the rest on the lab's loop."""
 
     def __init__(
         self, settings: Settings, models: Iterable[Model], prices: QuickPrices, conninfo: str
@@ -122,21 +121,25 @@ class Admission:
         self._quotas = {model.id: _quotas(model, settings) for model in models}
         self._longest = {m.id: int(m.settings.max_tokens or _LONGEST_ANSWER) for m in models}
 
-    def why_not(self, question: Question, model: Model) -> str | None:
-        """Return None if a call could be sent to this model now, else why not. Changes nothing."""
-        reason = self.breaker.allows(model.id) if self._breaks else None
-        if reason is None and not self.budgets.idle:
-            reason = self.budgets.allows(_scope(question, model), self.most_usd(question, model))
-        return reason
+    def resting(self, models: Sequence[Model]) -> list[str | None] | None:
+        """Return for each model why its circuit lets no call through now; None: all do."""
+        if not self._breaks or self.breaker.quiet:
+            return None
+        return [self.breaker.allows(model.id) for model in models]
 
-    def reasons(self, question: Question, models: Sequence[Model]) -> list[str | None]:
-        """Return for each model what `why_not` says."""
-        if not self.budgets.idle:
-            return [self.why_not(question, model) for model in models]
-        if not self._breaks:
-            return [None] * len(models)
-        allows = self.breaker.allows
-        return [allows(model.id) for model in models]
+    def unaffordable(self, question: Question, models: Sequence[Model]) -> list[str | None] | None:
+        """Return for each model which budget surely stands against a call; None: none does."""
+        budgets = self.budgets
+        if budgets.idle:
+            return None
+        left_usd = budgets.room_usd(_scope(question, models[0]), [m.id for m in models])
+        if left_usd is None:
+            return None
+        longest = max([self._longest_answer(question, model) for model in models])
+        most_usd = self._prices.ceiling(models, _most_input(question), longest)
+        if most_usd is not None and most_usd <= left_usd:
+            return None
+        return [budgets.allows(_scope(question, m), self.most_usd(question, m)) for m in models]
 
     def waits_s(self, question: Question, models: Sequence[Model]) -> list[float]:
         """Return for each how long a call would wait for the limits, as far as this process knows."""
@@ -148,11 +151,9 @@ class Admission:
             for model in models
         ]
 
-    def prefer_cheaper(self, question: Question, model: Model) -> str | None:
+    def prefer_cheaper(self, question: Question, models: Sequence[Model]) -> str | None:
         """Return why a cheaper model should be taken, or None."""
-        if self.budgets.idle:
-            return None
-        return self.budgets.prefer_cheaper(_scope(question, model))
+        return self.budgets.prefer_cheaper(_scope(question, models[0]), [m.id for m in models])
 
     async def enter(
         self, request: Request, model: Model, attempt_id: UUID, *, forced: bool
@@ -217,14 +218,9 @@ class Admission:
     ) -> Decimal | None:
         """The most that a call may cost: its counted prompt and its longest answer."""
         return self._prices.estimate(
-            provider=model.provider,
-            model=model.name,
-            input_tokens=int(question.input_tokens * _INPUT_MARGIN) + 16,
-            output_tokens=self._longest_answer(question, model),
-            at=datetime.now(UTC),
-            configured=model.prices,
-            base_model=model.settings.base_model,
-            base_url=model.config.base_url,
+            model,
+            _most_input(question),
+            self._longest_answer(question, model),
             service_tier=service_tier,
         )
 
@@ -250,6 +246,10 @@ class Admission:
 
 def _scope(question: Question, model: Model) -> CallScope:
     return CallScope(model.id, question.tags, question.session_id)
+
+
+def _most_input(question: Question) -> int:
+    return int(question.input_tokens * _INPUT_MARGIN) + 16
 
 
 def _urgency(priority: str | int | None) -> float:

@@ -370,13 +370,9 @@ class Attempts:
     ) -> Price:
         price = self._prices.price(
             usage,
-            provider=model.provider,
-            model=model.name,
+            **model.priced_as,
             response_model=None if reply is None else reply.model,
             at=at,
-            configured=model.prices,
-            base_model=model.settings.base_model,
-            base_url=model.config.base_url,
             service_tier=reply.service_tier if isinstance(reply, Reply) else None,
             billed_cost_usd=reply.billed_cost_usd if isinstance(reply, Reply) else None,
         )

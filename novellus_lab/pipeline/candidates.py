@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from math import isinf
-from typing import TYPE_CHECKING
+from functools import cached_property
+from math import inf, isinf
+from typing import TYPE_CHECKING, NamedTuple
 
 from novellus_lab.errors import ContextWindowExceededError, NoModelAvailableError
 from novellus_lab.routing.rules import failing, first_match
@@ -31,6 +32,46 @@ _CONTEXT_SLACK = 1.25
 is refused before it is sent."""
 
 
+class Pool(tuple["Model", ...]):
+    """Models that may answer, and what of them depends on no request and on no moment."""
+
+    @cached_property
+    def options(self) -> list[Option]:
+        """What the configuration tells strategies of them."""
+        return [
+            Option(
+                model.id,
+                weight=model.weight,
+                priority=model.settings.priority,
+                provider=model.provider,
+                capabilities=model.settings.capabilities,
+                context_window=model.settings.context_window,
+                concurrent=model.settings.concurrent,
+            )
+            for model in self
+        ]
+
+    @cached_property
+    def by_id(self) -> dict[str, Model]:
+        return {model.id: model for model in self}
+
+    @cached_property
+    def narrowest(self) -> float:
+        """The smallest context window, in tokens; inf: none is known."""
+        return min((model.settings.context_window or inf for model in self), default=inf)
+
+
+_NOBODY = Pool()
+
+
+class Fit(NamedTuple):
+    """Who of a pool may answer a request."""
+
+    models: Pool
+    resting: Pool
+    """Would do too, but their circuits let no call through now: better asked than no answer."""
+
+
 class Candidates:
     """Pools and their limits. Safe from any thread."""
 
@@ -49,8 +90,8 @@ class Candidates:
         self._prices = prices
         self._observed = observed
         self._clock = clock
-        self._options: dict[str, Option] = {}
-        self._pools: dict[tuple[str, ...], tuple[Model, ...]] = {}
+        self._pools: dict[tuple[str, ...], Pool] = {}
+        self._everybody = Pool(catalog.chat_pool)
         self.change_with_time = any(rule.conditions.depends_on_time for rule in rules)
         """Whether another rule may decide for the same question in an hour."""
 
@@ -65,7 +106,7 @@ class Candidates:
             raise NoModelAvailableError(f"{model.id} makes embeddings, not answers: use lab.embed")
         return model
 
-    def pool(self, question: Question) -> tuple[RuleSettings | None, tuple[Model, ...]]:
+    def pool(self, question: Question) -> tuple[RuleSettings | None, Pool]:
         """Return the rule that decides, if one does, and the available models of its pool.
 
         Raises:
@@ -76,20 +117,19 @@ class Candidates:
             now = self._clock() if self.change_with_time else None
             rule = first_match(self._rules, question, now)
         if rule is None or not rule.model_pool:
-            models = self._catalog.chat_pool
-            if not models:
+            if not self._everybody:
                 raise NoModelAvailableError(self._catalog.why_empty())
-            return rule, models
-        models = self._pools.get(rule.model_pool, ())
-        if models:
-            return rule, models
+            return rule, self._everybody
+        known = self._pools.get(rule.model_pool)
+        if known is not None:
+            return rule, known
         named = [self._catalog.get(name) for name in rule.model_pool]
-        models = tuple(m for m in named if m.unavailable is None and not m.is_embedding)
+        models = Pool(m for m in named if m.unavailable is None and not m.is_embedding)
         if models:
             self._pools[rule.model_pool] = models
             return rule, models
         if self._catalog.stands_in:  # recorded answers stand in for this pool, too
-            return rule, self._catalog.chat_pool
+            return rule, self._everybody
         reasons = "; ".join(f"{m.id}: {m.unavailable or 'makes embeddings'}" for m in named)
         raise NoModelAvailableError(
             f"rule {rule.name!r} decides, and no model of its pool can be used: {reasons}"
@@ -101,7 +141,7 @@ class Candidates:
         models: Sequence[Model],
         rule: RuleSettings | None,
         dropped: list[Candidate],
-    ) -> list[Model]:
+    ) -> Fit:
         """Drop the models that can't, or by the rule may not, answer this request.
 
         Who they are, and why, is in `dropped`, also when this raises.
@@ -113,12 +153,9 @@ class Candidates:
             ContextWindowExceededError: the prompt is too long for all of them.
             NoModelAvailableError: none is left, for whatever reasons.
         """
-        size = len(question.messages_json)  # a token is at least a byte
-        windows = [self.option(model).context_window for model in models]
-        if all(window is None or window >= size for window in windows):
-            kept = list(models)
-        else:
-            kept = _keep(models, dropped, lambda m: _too_long(question, m))
+        kept = models if isinstance(models, Pool) else Pool(models)
+        if kept.narrowest < len(question.messages_json):  # a token is at least a byte
+            kept = _keep(kept, dropped, lambda m: _too_long(question, m))
         if not kept:
             raise _too_long_for_all(models, question.input_tokens)
         if question.model_id is None and (needs := question.needs):
@@ -139,53 +176,22 @@ class Candidates:
                 kept = quick
         return self._ready(question, kept, dropped)
 
-    def _ready(
-        self, question: Question, models: list[Model], dropped: list[Candidate]
-    ) -> list[Model]:
+    def _ready(self, question: Question, models: Pool, dropped: list[Candidate]) -> Fit:
         """Leave out who can't be called now, and who would make the call wait: unless all would."""
-        for reasons in (self._admission.reasons, self._waits):
-            if len(models) < 2:
-                break
-            told = reasons(question, models)
-            if any(told):
-                ready = [m for m, reason in zip(models, told, strict=True) if reason is None]
-                if ready:
-                    dropped += [
-                        Candidate(m.id, dropped=reason)
-                        for m, reason in zip(models, told, strict=True)
-                        if reason is not None
-                    ]
-                    models = ready
-        return models
-
-    def _waits(self, question: Question, models: Sequence[Model]) -> list[str | None]:
-        return [_wait(s) if s else None for s in self._admission.waits_s(question, models)]
+        resting: Pool = _NOBODY
+        if len(models) > 1 and (told := self._admission.resting(models)):
+            models, resting = _leave_out(models, told, dropped)
+        if len(models) > 1 and (told := self._admission.unaffordable(question, models)):
+            models, _ = _leave_out(models, told, dropped)
+        if len(models) > 1 and any(waits_s := self._admission.waits_s(question, models)):
+            models, _ = _leave_out(models, [_wait(s) if s else None for s in waits_s], dropped)
+        return Fit(models, resting)
 
     def prefer_cheaper(self, question: Question, models: Sequence[Model]) -> str | None:
         """Return why the cheapest should be taken, whatever the strategy says, or None."""
         if self._admission.budgets.idle:
             return None
-        for model in models:
-            reason = self._admission.prefer_cheaper(question, model)
-            if reason is not None:
-                return reason
-        return None
-
-    def option(self, model: Model) -> Option:
-        """Return what the configuration tells strategies of a model."""
-        option = self._options.get(model.id)
-        if option is None:
-            entry = model.settings
-            option = self._options[model.id] = Option(
-                model.id,
-                weight=model.weight,
-                priority=entry.priority,
-                provider=model.provider,
-                capabilities=entry.capabilities,
-                context_window=entry.context_window,
-                concurrent=entry.concurrent,
-            )
-        return option
+        return self._admission.prefer_cheaper(question, models)
 
     def estimates(self, question: Question) -> QuestionEstimates:
         """Return what this question is expected to come to with each model."""
@@ -200,14 +206,13 @@ class Candidates:
 class QuestionEstimates:
     """`routing.strategies.Estimates` of one question."""
 
-    __slots__ = ("_catalog", "_now", "_observed", "_prices", "_question", "_usage")
+    __slots__ = ("_catalog", "_observed", "_prices", "_question", "_usage")
 
     def __init__(
         self, question: Question, catalog: Catalog, prices: QuickPrices, observed: Observed
     ) -> None:
         self._question = question
         self._usage: dict[str, ExpectedUsage] = {}
-        self._now = datetime.now(UTC)
         self._catalog = catalog
         self._prices = prices
         self._observed = observed
@@ -235,15 +240,7 @@ class QuestionEstimates:
         model, usage = self._catalog.get(model_id), self.usage(model_id)
         input_tokens = self._question.input_tokens
         return self._prices.estimate(
-            provider=model.provider,
-            model=model.name,
-            input_tokens=input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_input_tokens=int(input_tokens * usage.cached_share),
-            at=self._now,
-            configured=model.prices,
-            base_model=model.settings.base_model,
-            base_url=model.config.base_url,
+            model, input_tokens, usage.output_tokens, int(input_tokens * usage.cached_share)
         )
 
     def forecast(self, model_id: str) -> Forecast:
@@ -287,7 +284,7 @@ def _too_slow(estimates: QuestionEstimates, model: Model, most_ms: float) -> str
     )
 
 
-def _keep(models: Sequence[Model], dropped: list[Candidate], why_not: WhyNot) -> list[Model]:
+def _keep(models: Pool, dropped: list[Candidate], why_not: WhyNot) -> Pool:
     kept = []
     for model in models:
         reason = why_not(model)
@@ -295,7 +292,19 @@ def _keep(models: Sequence[Model], dropped: list[Candidate], why_not: WhyNot) ->
             kept.append(model)
         else:
             dropped.append(Candidate(model.id, dropped=reason))
-    return kept
+    return models if len(kept) == len(models) else Pool(kept)
+
+
+def _leave_out(
+    models: Pool, reasons: Sequence[str | None], dropped: list[Candidate]
+) -> tuple[Pool, Pool]:
+    """Part those without a reason against them from the others; where all have one, keep all."""
+    ready = Pool(m for m, reason in zip(models, reasons, strict=True) if reason is None)
+    if not ready or len(ready) == len(models):
+        return models, _NOBODY
+    left_out = [(m, reason) for m, reason in zip(models, reasons, strict=True) if reason]
+    dropped += [Candidate(m.id, dropped=reason) for m, reason in left_out]
+    return ready, Pool(m for m, _ in left_out)
 
 
 def _too_long(question: Question, model: Model) -> str | None:

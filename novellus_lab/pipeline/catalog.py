@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import orjson
 
@@ -14,11 +14,21 @@ from novellus_lab.providers.registry import load_provider_class
 from novellus_lab.types import EMPTY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from novellus_lab.settings import ConfiguredPrice, ModelSettings, Settings
 
 REPLAY = "replay"
+
+
+class PricedAs(TypedDict):
+    """What a model's prices go by: arguments of `PriceBook.price` and `estimate`."""
+
+    provider: str
+    model: str
+    configured: Sequence[ConfiguredPrice]
+    base_model: str | None
+    base_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,7 @@ class Model:
     provider: str
     settings: ModelSettings
     config: ProviderConfig
-    prices: tuple[ConfiguredPrice, ...]
+    priced_as: PricedAs
     digest: bytes
     """Who answers, with which defaults: part of the cache key."""
     unavailable: str | None
@@ -198,7 +208,13 @@ def _model(settings: ModelSettings, all_settings: Settings) -> Model:
         provider=settings.provider,
         settings=settings,
         config=config,
-        prices=settings.configured_prices,
+        priced_as={
+            "provider": settings.provider,
+            "model": settings.model_name,
+            "configured": settings.configured_prices,
+            "base_model": settings.base_model,
+            "base_url": config.base_url,
+        },
         digest=_digest(settings, config, on_unsupported),
         unavailable=unavailable,
         on_unsupported=on_unsupported,

@@ -73,7 +73,8 @@ class Failover:
             return []
         with suppress(ContextWindowExceededError, NoModelAvailableError):
             # No stand-in was named by the caller: what it can has to be known.
-            return self.candidates.that_fit(replace(question, model_id=None), models, None, [])
+            anybody = replace(question, model_id=None)
+            return list(self.candidates.that_fit(anybody, models, None, []).models)
         return []
 
 

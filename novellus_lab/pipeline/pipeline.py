@@ -20,6 +20,7 @@ from novellus_lab.errors import (
 )
 from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.asking import AskForAnswer
+from novellus_lab.pipeline.candidates import Pool
 from novellus_lab.pipeline.embedding import PURPOSE_TAG
 from novellus_lab.pipeline.explanation import ExplainedCandidate, Explanation, RuleVerdict
 from novellus_lab.pipeline.hedging import Hedge, HedgeAllowance, Hedging, hedging_of
@@ -490,7 +491,7 @@ class Pipeline:
         question = request.question
         dropped: list[Candidate] = []
         try:
-            kept = self._candidates.that_fit(question, plan.models, plan.rule, dropped)
+            kept, resting = self._candidates.that_fit(question, plan.models, plan.rule, dropped)
         except ContextWindowExceededError as error:
             wider = plan.failover.wider(question, plan.models) if plan.failover else []
             if not wider:
@@ -523,8 +524,10 @@ class Pipeline:
             rule=plan.rule_name,
             reason=reason,
         )
-        by_id = {model.id: model for model in kept}
+        by_id = kept.by_id
         order = [by_id[candidate.model_id] for candidate in ranking.order]
+        if not isinstance(plan.strategy, Cascade):
+            order += resting
         trace.route_ms = (time.perf_counter() - started) * 1000
         return order
 
@@ -532,7 +535,7 @@ class Pipeline:
         self,
         question: Question,
         plan: Plan,
-        kept: list[Model],
+        kept: Pool,
         estimates: Estimates,
         random: Random,
         *,
@@ -543,7 +546,7 @@ class Pipeline:
         Args:
             draw: False leaves the order and every state as they are: nothing is picked.
         """
-        options = [self._candidates.option(model) for model in kept]
+        options = kept.options
         context = RoutingContext(random, question, estimates, self._routers.get)
         strategy, name, epsilon = plan.strategy, plan.strategy_name, plan.epsilon
         reason: str | None = None
@@ -611,10 +614,10 @@ class Pipeline:
         plan: Plan | None = None
         refused: str | None = None
         dropped: list[Candidate] = []
-        kept: list[Model] = []
+        kept = Pool()
         try:
             plan = self.plan(question)
-            kept = self._candidates.that_fit(question, plan.models, plan.rule, dropped)
+            kept, _ = self._candidates.that_fit(question, plan.models, plan.rule, dropped)
         except (NoModelAvailableError, ContextWindowExceededError) as error:
             refused = str(error)
         estimates = self._candidates.estimates(question)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
     from decimal import Decimal
 
+    from novellus_lab.pipeline.catalog import Model
     from novellus_lab.pricing import PriceBook
-    from novellus_lab.settings import ConfiguredPrice
 
     Ask = Callable[[int, int, int], Decimal | None]
 
@@ -27,6 +27,9 @@ _MOST_INPUT, _MOST_OUTPUT = 100_000, 32_000
 _PROBES = ((1_000, 300, 0), (_MOST_INPUT, _MOST_OUTPUT, 0), (60_000, 100, 30_000))
 
 
+_MOST_CEILINGS = 256
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     """US dollars a token; None where the price is no line, or is unknown for cached input."""
@@ -35,59 +38,92 @@ class _Line:
     """`time.monotonic()`"""
     rates: tuple[Decimal, Decimal, Decimal] | None
     """Input, output, and what is added for a cached token of the input (mostly below 0)."""
-    configured: Sequence[ConfiguredPrice]
-    """Held, so that its `id` stays its own."""
 
 
 class QuickPrices:
-    """`PriceBook.estimate`, remembered."""
+    """`PriceBook.estimate` at the present, remembered. Models are told apart by their ids."""
 
     def __init__(self, book: PriceBook) -> None:
         self._book = book
-        self._lines: dict[tuple[object, ...], _Line] = {}
+        self._lines: dict[tuple[str, str | None], _Line] = {}
+        self._ceilings: dict[tuple[str, ...], _Line] = {}
 
     def estimate(
         self,
-        *,
-        provider: str,
-        model: str,
+        model: Model,
         input_tokens: int,
         output_tokens: int,
         cached_input_tokens: int = 0,
-        at: datetime,
-        configured: Sequence[ConfiguredPrice] = (),
-        base_model: str | None = None,
-        base_url: str | None = None,
         service_tier: str | None = None,
     ) -> Decimal | None:
         """Return what a call of this size would cost in US dollars, or None if that is unknown."""
-
-        def ask(inputs: int, outputs: int, cached: int) -> Decimal | None:
-            return self._book.estimate(
-                provider=provider,
-                model=model,
-                input_tokens=inputs,
-                output_tokens=outputs,
-                cached_input_tokens=cached,
-                at=at,
-                configured=configured,
-                base_model=base_model,
-                base_url=base_url,
-                service_tier=service_tier,
-            )
-
         if input_tokens <= _MOST_INPUT and output_tokens <= _MOST_OUTPUT:
-            key = (provider, model, base_model, base_url, service_tier, id(configured))
-            line, now = self._lines.get(key), time.monotonic()
-            if line is None or line.until < now:
-                if len(self._lines) > 5_000:
-                    self._lines.clear()
-                line = self._lines[key] = _Line(now + _VALID_S, _rates(ask), configured)
+            line = self._lines.get((model.id, service_tier))
+            if line is None or line.until < time.monotonic():
+                line = self._look_at(model, service_tier)
             if line.rates is not None:
                 a, b, c = line.rates
                 cost = a * input_tokens + b * output_tokens
                 return cost + c * cached_input_tokens if cached_input_tokens else cost
-        return ask(input_tokens, output_tokens, cached_input_tokens)
+        return self._ask(
+            model, service_tier, input_tokens, output_tokens, cached_input_tokens, datetime.now(UTC)
+        )
+
+    def ceiling(
+        self, models: Sequence[Model], input_tokens: int, output_tokens: int
+    ) -> Decimal | None:
+        """Return what a call of this size to any of these models costs at most, at full price.
+
+        None: one of the prices is unknown, or is no line.
+        """
+        if input_tokens > _MOST_INPUT or output_tokens > _MOST_OUTPUT:
+            return None
+        ids = tuple([model.id for model in models])
+        line, now = self._ceilings.get(ids), time.monotonic()
+        if line is None or line.until < now:
+            if len(self._ceilings) >= _MOST_CEILINGS:
+                self._ceilings.clear()
+            line = self._ceilings[ids] = _highest([self._look_at(m, None) for m in models])
+        if line.rates is None:
+            return None
+        return line.rates[0] * input_tokens + line.rates[1] * output_tokens
+
+    def _look_at(self, model: Model, service_tier: str | None) -> _Line:
+        now, at = time.monotonic(), datetime.now(UTC)
+
+        def ask(inputs: int, outputs: int, cached: int) -> Decimal | None:
+            return self._ask(model, service_tier, inputs, outputs, cached, at)
+
+        line = self._lines[model.id, service_tier] = _Line(now + _VALID_S, _rates(ask))
+        return line
+
+    def _ask(
+        self,
+        model: Model,
+        service_tier: str | None,
+        input_tokens: int,
+        output_tokens: int,
+        cached_input_tokens: int,
+        at: datetime,
+    ) -> Decimal | None:
+        return self._book.estimate(
+            **model.priced_as,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_input_tokens=cached_input_tokens,
+            at=at,
+            service_tier=service_tier,
+        )
+
+
+def _highest(lines: Sequence[_Line]) -> _Line:
+    """Return a line that is below none of these."""
+    until = min(line.until for line in lines)
+    known = [line.rates for line in lines if line.rates is not None]
+    if len(known) < len(lines):
+        return _Line(until, None)
+    inputs, outputs, cached = (max(rates) for rates in zip(*known, strict=True))
+    return _Line(until, (inputs, outputs, cached))
 
 
 def _rates(ask: Ask) -> tuple[Decimal, Decimal, Decimal] | None:

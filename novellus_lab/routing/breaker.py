@@ -135,6 +135,8 @@ class CircuitBreaker:
         self._clock = clock
         self._random = random or Random()
         self._circuits: dict[str, _Circuit] = {}
+        self._restless: set[str] = set()
+        """Whose circuit is not simply closed."""
         self._lock = Lock()
 
     def allows(self, model_id: str) -> str | None:
@@ -143,6 +145,11 @@ class CircuitBreaker:
         if circuit is None or not (circuit.opened or circuit.cooling_until):
             return None  # the common case: no lock, no clock
         return self._why_not(circuit, self._clock())
+
+    @property
+    def quiet(self) -> bool:
+        """Whether calls may go to all models: `allows` has nothing against any."""
+        return not self._restless
 
     def wait_s(self, model_id: str) -> float:
         """Return the seconds until this model may be called again; 0 when it may be, or is probed."""
@@ -187,11 +194,13 @@ class CircuitBreaker:
             # One that began before the 429 and is answered after it does not end the cooling.
             if circuit.cooling_until and circuit.cooling_until <= self._clock():
                 circuit.cooling_until, circuit.cooldowns = 0.0, 0
+                self._watch(model_id, circuit)
             if circuit.opened:
                 circuit.probing = max(0, circuit.probing - 1)
                 circuit.succeeded += 1
                 if circuit.succeeded >= self._policy.probes:
                     self._close(circuit)
+                    self._watch(model_id, circuit)
                 return
             self._decay(circuit)
             circuit.calls += 1.0
@@ -234,13 +243,11 @@ class CircuitBreaker:
     def reset(self, model_id: str | None = None) -> None:
         """Forget what was held against a model, or against all (a key was mended, say)."""
         with self._lock:
-            for circuit in (
-                self._circuits.values()
-                if model_id is None
-                else filter(None, [self._circuits.get(model_id)])
-            ):
-                self._close(circuit)
-                circuit.cooling_until, circuit.cooldowns = 0.0, 0
+            for name in [model_id] if model_id is not None else list(self._circuits):
+                if (circuit := self._circuits.get(name)) is not None:
+                    self._close(circuit)
+                    circuit.cooling_until, circuit.cooldowns = 0.0, 0
+                    self._watch(name, circuit)
 
     def state(self) -> dict[str, CircuitState]:
         """Return what is thought of each model that was called so far."""
@@ -281,6 +288,7 @@ class CircuitBreaker:
             if until > circuit.cooling_until:
                 circuit.cooling_until = until
                 circuit.cooling_reason = "rate limited by the provider"
+                self._watch(model_id, circuit)
 
     def _fail(
         self, model_id: str, ticket: int, error: BaseException, *, auth: bool = False
@@ -305,6 +313,7 @@ class CircuitBreaker:
                 or (enough and circuit.failures >= policy.failure_share * circuit.calls)
             ):
                 self._open(circuit, error, auth=auth)
+                self._watch(model_id, circuit)
 
     def _open(self, circuit: _Circuit, error: BaseException, *, auth: bool) -> None:
         policy = self._policy
@@ -335,6 +344,12 @@ class CircuitBreaker:
         circuit.consecutive = circuit.probing = circuit.succeeded = 0
         circuit.cooldown_s = circuit.open_until = 0.0
         circuit.epoch += 1
+
+    def _watch(self, model_id: str, circuit: _Circuit) -> None:
+        if circuit.opened or circuit.cooling_until:
+            self._restless.add(model_id)
+        else:
+            self._restless.discard(model_id)
 
     def _decay(self, circuit: _Circuit) -> None:
         now = self._clock()

@@ -74,6 +74,21 @@ def test_where_every_circuit_is_open_each_model_is_tried_once(make_lab):
         assert (len(first.requests), len(second.requests)) == (5, 4)
 
 
+def test_whose_circuit_is_open_is_asked_when_all_others_have_failed(make_lab):
+    bad = [Scripted(500)] * 3
+    with ScriptedServer([*bad, GOOD]) as first, ScriptedServer([GOOD, *bad]) as second:
+        lab = make_lab(
+            openai_model("first", first.url, priority=200),
+            openai_model("second", second.url, priority=100),
+            load_balancing={"default_strategy": "priority"},
+            breaker={"consecutive_failures": 3},
+        )
+        assert lab.complete("1").model == "second"
+        answer = lab.complete("2")
+    assert [a.model_id for a in answer.attempts] == ["second"] * 3 + ["first"]
+    assert answer.route.picked == "second"
+
+
 def test_a_breaker_can_be_switched_off(make_lab):
     with ScriptedServer(Scripted(500)) as bad, ScriptedServer(GOOD) as good:
         lab = make_lab(
