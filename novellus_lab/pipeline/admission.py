@@ -121,6 +121,13 @@ class Admission:
         self._quotas = {model.id: _quotas(model, settings) for model in models}
         self._longest = {m.id: int(m.settings.max_tokens or _LONGEST_ANSWER) for m in models}
 
+    def why_not(self, question: Question, model: Model) -> str | None:
+        """Return None if a call could be sent to this model now, else why not. Changes nothing."""
+        for told in (self.resting((model,)), self.unaffordable(question, (model,))):
+            if told is not None and told[0] is not None:
+                return told[0]
+        return None
+
     def resting(self, models: Sequence[Model]) -> list[str | None] | None:
         """Return for each model why its circuit lets no call through now; None: all do."""
         if not self._breaks or self.breaker.quiet:
