@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from novellus_lab.queue.queue import JobQueue
     from novellus_lab.spaces.analytics import LabAnalytics
     from novellus_lab.spaces.anomalies import Anomalies
-
     from novellus_lab.spaces.benchmark import LabBenchmark
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
