@@ -145,7 +145,18 @@ def test_the_version_is_the_packages():
 
 @pytest.mark.parametrize(
     "command",
-    ["", "models", "migrate", "db", "db status", "db migrate", "db reset", "db psql"],
+    [
+        "",
+        "models",
+        "migrate",
+        "db",
+        "db status",
+        "db migrate",
+        "db reset",
+        "db psql",
+        "health",
+        "metrics show",
+    ],
 )
 def test_each_command_says_what_it_does(command):
     shown = succeed(*command.split(), "--help")

@@ -9,6 +9,7 @@ import typer
 
 from novellus_lab.cli.bench import bench
 from novellus_lab.cli.database import db, migrate_command
+from novellus_lab.cli.health import health
 from novellus_lab.cli.metrics import metrics
 from novellus_lab.cli.options import Config, Home, Url, run
 
@@ -23,6 +24,7 @@ app.add_typer(db, name="db")
 app.add_typer(bench, name="bench")
 app.add_typer(metrics, name="metrics")
 app.command(name="migrate")(migrate_command)
+app.command()(health)
 
 
 def _show_version(wanted: bool) -> None:

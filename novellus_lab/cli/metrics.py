@@ -1,4 +1,4 @@
-"""`novellus metrics`: what the log says, for monitoring systems."""
+"""`novellus metrics`: what the log says of the models, for people and for monitoring systems."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from typing import Annotated
 
 import typer
 
-from novellus_lab.cli.options import Config, Home, Url, database_of, run
+from novellus_lab.cli.options import (
+    AsJson,
+    Config,
+    Home,
+    Url,
+    database_of,
+    log_of,
+    print_table,
+    refuse_older_schema,
+    run,
+)
 
-metrics = typer.Typer(help="Metrics of the log for Prometheus.", no_args_is_help=True)
+metrics = typer.Typer(help="What the models did, from the log.", no_args_is_help=True)
 
 
 @metrics.command()
@@ -52,5 +62,59 @@ def serve(
                 typer.echo(f"{database.where}: {server.url}")
                 while not stop.wait(0.5):
                     pass
+
+    run(work)
+
+
+@metrics.command()
+def show(
+    model: Annotated[str | None, typer.Argument(help="A model [default: all together]")] = None,
+    time_range: Annotated[
+        str, typer.Option("--time-range", "-t", help="Back from now: 1h, 6h, 24h, 7d, 30d, …")
+    ] = "24h",
+    as_json: AsJson = False,
+    home: Home = None,
+    database_url: Url = None,
+    config: Config = None,
+) -> None:
+    """Show requests, times, tokens, cost, cache and errors of a model, or of all."""
+
+    def work() -> None:
+        import asyncio
+        import json
+
+        from novellus_lab.monitoring.current import current_metrics
+        from novellus_lab.monitoring.period import period
+        from novellus_lab.monitoring.showing import metrics_about, metrics_rows
+
+        asked = period(time_range)
+        with log_of(home, database_url, config) as (database, _, catalog):
+            found = asyncio.run(current_metrics(database.conninfo, catalog, model, asked))
+        if as_json:
+            typer.echo(json.dumps(found.to_dict(), indent=2, default=str))
+        else:
+            print_table(("", ""), metrics_rows(found), metrics_about(found))
+
+    run(work)
+
+
+@metrics.command()
+def rebuild(home: Home = None, database_url: Url = None) -> None:
+    """Count the whole log anew, after somebody changed or deleted rows of it."""
+
+    def work() -> None:
+        import asyncio
+
+        from novellus_lab.monitoring.rollups import connected
+        from novellus_lab.monitoring.rollups import rebuild as count_anew
+
+        async def counted(conninfo: str) -> int:
+            async with connected(conninfo) as connection:
+                return await count_anew(connection)
+
+        with database_of(home, database_url) as database:
+            refuse_older_schema(database)
+            days = asyncio.run(counted(database.conninfo))
+            typer.echo(f"{database.where}: {days:,} days of the log were counted")
 
     run(work)

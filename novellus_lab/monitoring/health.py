@@ -108,12 +108,10 @@ class HealthScore:
 
     def _repr_html_(self) -> str:
         from novellus_lab.display import table_html
+        from novellus_lab.monitoring.showing import health_line, reason_rows
 
-        rows = [(d.cause, f"{-d.points:g} of {-d.most:g}" if d.points else "0", d.why)
-                for d in self.deductions]  # fmt: skip
-        told = "unknown" if self.score is None else f"{self.score:g} of 100"
-        about = (f"{self.model_id}: {told}", self.window, *([self.note] if self.note else []))
-        return table_html(("", "points", "why"), rows, about)
+        about = (health_line(self), self.window)
+        return table_html(("", "points", "why"), reason_rows(self), about)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -144,18 +142,9 @@ class HealthScores(Mapping[str, "float | None"]):
 
     def _repr_html_(self) -> str:
         from novellus_lab.display import table_html
+        from novellus_lab.monitoring.showing import score_rows
 
-        rows = [
-            (
-                d.model_id,
-                "unknown" if d.score is None else f"{d.score:g}",
-                f"{d.requests:,}",
-                d.note
-                or "; ".join(f"{-x.points:g} {x.cause}: {x.why}" for x in d.deductions if x.points),
-            )
-            for d in self.details
-        ]
-        return table_html(("model", "health", "requests", ""), rows, ("of 100",))
+        return table_html(("model", "health", "requests", ""), score_rows(self), ("of 100",))
 
 
 def in_order(scores: list[HealthScore]) -> HealthScores:

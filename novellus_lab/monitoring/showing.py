@@ -1,4 +1,4 @@
-"""Metrics in words and tables."""
+"""Metrics and health in words and tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from novellus_lab.display import duration, money
 
 if TYPE_CHECKING:
+    from novellus_lab.monitoring.health import HealthScore, HealthScores
     from novellus_lab.monitoring.metrics import ModelMetrics, Times
 
 _NOTHING = "–"
@@ -83,6 +84,35 @@ def metrics_about(m: ModelMetrics) -> tuple[str, ...]:
     who = "all models" if m.model_id is None else m.model_id
     kind = "quantiles are exact" if m.exact else "quantiles are right to 1 %"
     return (who, m.time_range, kind)
+
+
+def health_line(score: HealthScore) -> str:
+    """A model and its score."""
+    told = "unknown" if score.score is None else f"{score.score:g} of 100"
+    return f"{score.model_id}: {told}"
+
+
+def reason_rows(score: HealthScore) -> list[tuple[str, str, str]]:
+    """What was taken off, of how much, and why."""
+    rows = [
+        (d.cause, f"{-d.points:g} of {-d.most:g}" if d.points else "0", d.why)
+        for d in score.deductions
+    ]
+    return [("", "", score.note), *rows] if score.note else rows
+
+
+def score_rows(scores: HealthScores) -> list[tuple[str, str, str, str]]:
+    """A line for each model."""
+    return [
+        (
+            d.model_id,
+            "unknown" if d.score is None else f"{d.score:g}",
+            f"{d.requests:,}",
+            d.note
+            or "; ".join(f"{-x.points:g} {x.cause}: {x.why}" for x in d.deductions if x.points),
+        )
+        for d in scores.details
+    ]
 
 
 def percent(value: float | None) -> str:

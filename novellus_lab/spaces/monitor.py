@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from novellus_lab.errors import InvalidRequestError, MissingDependencyError, UnknownModelError
+from novellus_lab.errors import InvalidRequestError, MissingDependencyError
 from novellus_lab.spaces.anomalies import Anomalies
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from novellus_lab.monitoring.health import HealthScore, HealthScores
     from novellus_lab.monitoring.metrics import ModelMetrics
     from novellus_lab.monitoring.period import Period, TimeRange
-    from novellus_lab.monitoring.rollups import Connection
     from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.spaces.telemetry import LabTelemetry
 
@@ -272,56 +271,22 @@ def _check_model(model_id: object, *, needed: bool = False) -> None:
 
 
 async def _metrics(runtime: Runtime, model_id: str | None, period: Period) -> ModelMetrics:
-    from novellus_lab.monitoring.metrics import read_metrics
-    from novellus_lab.monitoring.rollups import catch_up, connected
+    from novellus_lab.monitoring.current import current_metrics
 
-    async with connected(runtime.conninfo) as connection:
-        await catch_up(connection)
-        model = None if model_id is None else await _known(runtime, connection, model_id)
-        return await read_metrics(connection, period, model)
-
-
-async def _known(runtime: Runtime, connection: Connection, model_id: str) -> str:
-    """Return a model's name in the log: as it is configured, else as it stands there."""
-    from novellus_lab.monitoring.metrics import was_seen
-
-    try:
-        return runtime.catalog.get(model_id).id
-    except UnknownModelError:
-        if await was_seen(connection, model_id):
-            return model_id
-        raise
+    return await current_metrics(runtime.conninfo, runtime.catalog, model_id, period)
 
 
 async def _health(runtime: Runtime) -> HealthScores:
+    from novellus_lab.monitoring.current import current_health
     from novellus_lab.monitoring.health import in_order
-    from novellus_lab.monitoring.rollups import catch_up, connected
 
-    async with connected(runtime.conninfo) as connection:
-        await catch_up(connection)
-        return in_order(
-            await _scores(runtime, connection, [m.id for m in runtime.catalog.chat_pool])
-        )
+    return in_order(await current_health(runtime.conninfo, runtime.catalog, runtime.settings))
 
 
 async def _explain_health(runtime: Runtime, model_id: str) -> HealthScore:
-    from novellus_lab.monitoring.rollups import catch_up, connected
+    from novellus_lab.monitoring.current import current_health_of
 
-    async with connected(runtime.conninfo) as connection:
-        await catch_up(connection)
-        model = await _known(runtime, connection, model_id)
-        scores = await _scores(runtime, connection, [model])
-        return next(score for score in scores if score.model_id == model)
-
-
-async def _scores(runtime: Runtime, connection: Connection, models: list[str]) -> list[HealthScore]:
-    from novellus_lab.monitoring.health import HealthRules, score_health
-    from novellus_lab.monitoring.health_facts import read_facts
-
-    rules = HealthRules(**runtime.settings.monitoring.health.model_dump())
-    caching = runtime.settings.cache.enabled
-    facts = await read_facts(connection, rules, models, caching=caching)
-    return [score_health(f, rules) for f in facts]
+    return await current_health_of(runtime.conninfo, runtime.catalog, runtime.settings, model_id)
 
 
 def _one_of(names: type[Name], argument: str, given: str) -> Name:

@@ -221,10 +221,22 @@ def job_id(id: Any) -> UUID:
 
 
 def run_worker(lab: Lab, **options: Any) -> None:
-    """Answer queued requests in this process until it is stopped; options as of `Worker`."""
+    """Answer queued requests in this process until it is stopped; options as of `Worker`.
+
+    It keeps the rollups of the log up to date meanwhile.
+    """
+    from novellus_lab.monitoring.rollups import keep_up
     from novellus_lab.queue.worker import Worker
 
-    asyncio.run(Worker(lab._live(), **options).run())
+    async def work() -> None:
+        runtime = lab._live()
+        rolling = asyncio.create_task(keep_up(runtime.conninfo))
+        try:
+            await Worker(runtime, **options).run()
+        finally:
+            rolling.cancel()
+
+    asyncio.run(work())
 
 
 def _status(status: str | None) -> str | None:

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from novellus_lab import Lab, MetricsCollector
+from novellus_lab.cli.options import log_of
 from novellus_lab.errors import InvalidRequestError, UnknownModelError
+from novellus_lab.monitoring.current import current_metrics
+from novellus_lab.monitoring.period import period
 from tests.lab.conftest import openai_model
 from tests.loopback import ScriptedServer, openai_chat_reply, openai_error
 
@@ -112,3 +115,14 @@ def test_bad_arguments_are_refused(lab: Lab, arguments: Any, told: str) -> None:
         lab.metrics(*arguments)
     with pytest.raises(InvalidRequestError, match=told):
         asyncio.run(lab.monitor.ametrics(*arguments))
+
+
+def test_who_may_only_read_sees_what_others_rolled_up(lab: Lab, database: Any) -> None:
+    lab.complete("one")
+    assert lab.metrics("gpt-4o").calls.answered == 1
+    lab.complete("two")
+    lab.flush()
+    only_reading = f"{database.conninfo} options='-c default_transaction_read_only=on'"
+    with log_of(None, only_reading, None) as (reached, _, catalog):
+        m = asyncio.run(current_metrics(reached.conninfo, catalog, "gpt-4o", period("1h")))
+    assert m.calls.answered == 1
