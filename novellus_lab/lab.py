@@ -22,7 +22,7 @@ from novellus_lab.pipeline.request import Request
 from novellus_lab.pipeline.stream import AsyncStream, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
     from decimal import Decimal
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from novellus_lab.monitoring.period import TimeRange
     from novellus_lab.pipeline.embedding import EmbeddingRequest
     from novellus_lab.pipeline.runtime import Runtime
+    from novellus_lab.queue.provider_batches import ProviderBatches
     from novellus_lab.queue.queue import JobQueue
     from novellus_lab.spaces.analytics import LabAnalytics
     from novellus_lab.spaces.anomalies import Anomalies
@@ -181,6 +182,7 @@ class Lab:
             self._database.close()
             raise
         self._job_queue: JobQueue | None = None
+        self._provider_batches: ProviderBatches | None = None
         self._session_turns: ConversationStore | None = None
         self._told: LabTelemetry | None = None
         self._mirror: LogMirror | None = None
@@ -407,6 +409,7 @@ class Lab:
         max_concurrency: int = 16,
         progress: bool | None = None,
         queue: bool | str = False,
+        provider_batch: bool = False,
         **arguments: Unpack[CallArguments],
     ) -> list[Completion | BatchFailure]:
         """Answer many prompts, concurrently; results in order, errors in their places.
@@ -418,6 +421,10 @@ class Lab:
                 in a notebook or terminal.
             queue: have `novellus worker` processes answer it, on whatever machines they run, each
                 as many at once as it was told; or the name of the queue that they serve.
+            provider_batch: hand it over to the provider's own batch API: at its batch price (half,
+                mostly), within 24 hours. It needs `model_id`. Stopping the cell leaves it running;
+                calling again with equal requests waits for them instead of paying twice.
+                `lab.queue.submit_batch` returns at once.
             arguments: `complete`'s, for every item that does not say otherwise.
 
         A failed item is a `BatchFailure` (falsy, with `.error`). Stopping the cell cancels what is
@@ -425,11 +432,17 @@ class Lab:
 
         Raises:
             NoWorkerError: with `queue`, and no worker serves it; nothing was queued.
+            InvalidRequestError: with `provider_batch`, an item names no model, or the provider has
+                no batch API; nothing was sent.
         """
         from novellus_lab.display import batch_progress
 
         runtime = self._live()
         items = self._batch_items(runtime, prompts, arguments, max_concurrency)
+        if provider_batch:
+            handed = _one_way(self.queue, queue).submit_batch(items)
+            with _goes_on(handed.id):
+                return handed.wait(progress=progress)
         with batch_progress(len(items), progress) as on_result:
             if queue is not False:
                 from novellus_lab.queue.batch import run_queued_batch
@@ -446,6 +459,7 @@ class Lab:
         max_concurrency: int = 16,
         progress: bool | None = None,
         queue: bool | str = False,
+        provider_batch: bool = False,
         **arguments: Unpack[CallArguments],
     ) -> list[Completion | BatchFailure]:
         """Answer many prompts: the async twin of `batch`, same arguments."""
@@ -453,6 +467,10 @@ class Lab:
 
         runtime = self._live()
         items = self._batch_items(runtime, prompts, arguments, max_concurrency)
+        if provider_batch:
+            handed = await _one_way(self.queue, queue).asubmit_batch(items)
+            with _goes_on(handed.id):
+                return await handed.await_results(progress=progress)
         with batch_progress(len(items), progress) as on_result:
             if queue is not False:
                 from novellus_lab.queue.batch import run_queued_batch
@@ -774,10 +792,10 @@ class Lab:
 
     @property
     def queue(self) -> LabQueue:
-        """Queued requests and the workers that run them: `jobs`, `workers`."""
+        """Queued requests, workers, and batches at providers: `jobs`, `workers`, `submit_batch`, `batch`."""
         from novellus_lab.spaces.queue import LabQueue
 
-        return LabQueue(self._jobs)
+        return LabQueue(self._jobs, self._batches)
 
     def budget(
         self, usd: Decimal | float | str, *, name: str = "this block"
@@ -987,6 +1005,15 @@ class Lab:
             jobs = self._job_queue = JobQueue(runtime)
         return jobs
 
+    def _batches(self) -> ProviderBatches:
+        """Return this process's way to batches at providers."""
+        from novellus_lab.queue.provider_batches import ProviderBatches
+
+        runtime, batches = self._live(), self._provider_batches
+        if batches is None or batches.runtime is not runtime:
+            batches = self._provider_batches = ProviderBatches(runtime)
+        return batches
+
     def _prepare_embedding(
         self,
         runtime: Runtime,
@@ -1044,6 +1071,22 @@ class Lab:
             return await runtime.pipeline.answer(request, prepared.plan)
 
         return ask
+
+
+def _one_way(space: LabQueue, queue: bool | str) -> LabQueue:
+    if queue is not False:
+        raise InvalidRequestError("queue and provider_batch are two ways: choose one")
+    return space
+
+
+@contextlib.contextmanager
+def _goes_on(batch_id: UUID) -> Iterator[None]:
+    """Say where a batch is found again whose waiting was broken off."""
+    try:
+        yield
+    except BaseException:
+        logger.warning("the batch goes on at its provider: lab.queue.batch('%s').wait()", batch_id)
+        raise
 
 
 class _Held:

@@ -230,6 +230,21 @@ class Budgets:
                 async with asyncio.timeout(min(_POLL_S, until - now)):
                     await changed.wait()
 
+    async def hold(self, ids: Sequence[UUID], for_s: float) -> None:
+        """Hold reservations for so long, whether or not this process lives on.
+
+        Raises:
+            StoreUnavailableError
+        """
+        if self._ledger is not None and ids:
+            await self._ledger.hold(ids, for_s)
+
+    def settle_held(self, id: UUID, cost_usd: Decimal | None, call: CallScope) -> None:
+        """Settle what another process reserved, and held. What was settled before stays as it is."""
+        counters = self.counters(call) if self._budgets else ()
+        if self._ledger is not None and counters:
+            self._ledger.settle(id, cost_usd, counters)
+
     def counters(self, call: CallScope) -> tuple[Counter, ...]:
         """Return what a call counts in."""
         return tuple(self._all.counters(call, (call.model_id,)))

@@ -179,6 +179,19 @@ class Ledger:
         self._ended.append((id, cost_usd, counters))
         self._work()
 
+    async def hold(self, ids: Sequence[UUID], for_s: float) -> None:
+        """Hold what is reserved for so long, and renew it no more.
+
+        Raises:
+            StoreUnavailableError
+        """
+        self._open.difference_update(ids)
+        try:
+            await self._execute(_RENEW, [timedelta(seconds=for_s), list(ids)])
+        except _FAULTS as error:
+            self._open.update(ids)
+            raise StoreUnavailableError(f"the budgets can't be kept: {cause(error)}") from None
+
     def book(self, id: UUID, cost_usd: Decimal, counters: tuple[Counter, ...]) -> None:
         """Count a call that was let through while the database was away, once it is back."""
         if len(self._late) < _MOST_LATE:

@@ -18,6 +18,7 @@ from novellus_lab.limits.budget import Budget, CallScope, Scope
 from novellus_lab.limits.budgets import Budgets
 from novellus_lab.limits.quota import key_quota, model_quota
 from novellus_lab.limits.rate_limits import RateLimits
+from novellus_lab.pricing.book import BATCH
 from novellus_lab.routing.breaker import BreakerPolicy, CircuitBreaker
 
 if TYPE_CHECKING:
@@ -230,6 +231,26 @@ class Admission:
             self._longest_answer(question, model),
             service_tier=service_tier,
         )
+
+    async def reserve_in_batch(
+        self, question: Question, model: Model, attempt_id: UUID
+    ) -> Reservation | None:
+        """Reserve what a request may cost in a provider's batch; rates and breaker are no matter there.
+
+        Raises:
+            BudgetExceededError, UnknownPriceError: it does not fit into a budget.
+            StoreUnavailableError: a hard budget holds, and the database can't be asked.
+        """
+        if self.budgets.idle:
+            return None
+        usd = self.most_usd(question, model, BATCH)
+        return await self.budgets.reserve(_scope(question, model), usd, id=attempt_id)
+
+    def settle_in_batch(
+        self, question: Question, model: Model, attempt_id: UUID, cost_usd: Decimal | None
+    ) -> None:
+        """Book what a request cost that another process, or this one before, had reserved for."""
+        self.budgets.settle_held(attempt_id, cost_usd, _scope(question, model))
 
     async def start(self) -> None:
         """See how the budgets stand, before the first call is routed by them."""

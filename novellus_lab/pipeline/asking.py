@@ -47,14 +47,18 @@ class AskForAnswer:
     async def __call__(
         self, provider: Provider, model: Model, left_s: float | None, heard: Heard, trace: Trace
     ) -> Reply:
-        call = self._call(model, left_s)
+        call = self.call(model, left_s)
         if self.emit is None:
             reply = await provider.complete(call)
         else:
             reply = await self._stream(provider, call, heard, trace, self.emit)
+        return self.counted(reply)
+
+    def counted(self, reply: Reply) -> Reply:
+        """Return an answer with its usage: estimated, where the server reports none, or nonsense."""
         if reply.usage.total_tokens:
             return reply
-        return replace(reply, usage=self._counted(reply))  # this server reports none, or nonsense
+        return replace(reply, usage=self._counted(reply))
 
     def estimated_input_tokens(self) -> int:
         return estimate_message_tokens(self.messages, self.params.get("tools", ()))
@@ -99,7 +103,8 @@ class AskForAnswer:
             )
         return reply
 
-    def _call(self, model: Model, left_s: float | None) -> Call:
+    def call(self, model: Model, left_s: float | None = None) -> Call:
+        """Return the question as it is put to a model."""
         asked, settings = self.params, model.settings
         if settings.timeout_s is not None:
             left_s = settings.timeout_s if left_s is None else min(left_s, settings.timeout_s)

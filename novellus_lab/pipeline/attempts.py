@@ -365,6 +365,10 @@ class Attempts:
         )
         return reply
 
+    def price(self, model: Model, reply: Reply, at: datetime) -> Price:
+        """Price an answer that came otherwise than by `run`: from a provider's batch."""
+        return self._price(model, reply.usage, at, reply)
+
     def _price(
         self, model: Model, usage: Usage, at: datetime, reply: Reply | EmbeddingReply | None
     ) -> Price:

@@ -26,7 +26,12 @@ from novellus_lab.pipeline.explanation import ExplainedCandidate, Explanation, R
 from novellus_lab.pipeline.hedging import Hedge, HedgeAllowance, Hedging, hedging_of
 from novellus_lab.pipeline.kept import answer_again, entry_of, replay_chunks, worth_keeping
 from novellus_lab.pipeline.observing import ObservedAsk
-from novellus_lab.pipeline.recording import answered_record, failed_record, hit_record
+from novellus_lab.pipeline.recording import (
+    answered_record,
+    failed_record,
+    hit_record,
+    without_latency,
+)
 from novellus_lab.pipeline.request import Request
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.pipeline.trace import Trace
@@ -66,7 +71,7 @@ if TYPE_CHECKING:
     from novellus_lab.routing.strategies import Estimates, Option, Strategy
     from novellus_lab.settings import HedgingSettings, RuleSettings, Settings
     from novellus_lab.store.request_log import RequestLog
-    from novellus_lab.types import Reply
+    from novellus_lab.types import Price, Reply
 
     Emit = Callable[[Chunk], Awaitable[None]]
 
@@ -291,6 +296,60 @@ class Pipeline:
         else:
             self._log.append(answered_record(request, plan.key, trace, completion, self._content))
         return completion
+
+    # --- answers that came otherwise: from a provider's batch -----------------------------------
+
+    async def answer_from_cache(self, request: Request, plan: Plan) -> Completion | None:
+        """Answer from the exact cache, if a fresh answer is there, and log it."""
+        policy = request.question.cache_policy
+        if plan.key is None or not policy.reads:
+            return None
+        entry, outcome = await self._cache.get(plan.key, policy)
+        if entry is None or not entry.fresh(time.time()):
+            return None
+        completion = answer_again(request, entry, outcome)
+        if completion is not None:
+            self._log_hit(request, plan, entry, completion)
+        return completion
+
+    def take(
+        self, request: Request, plan: Plan, reply: Reply, trace: Trace, *, log: bool = True
+    ) -> Completion:
+        """Keep and log an answer; how long it took says nothing of its model, and is no latency.
+
+        Args:
+            log: False: it is in the log.
+
+        Raises:
+            ResponseParseError: it does not fit the asked-for format; that is logged, too.
+        """
+        try:
+            completion, _ = self._complete(request, plan, reply, trace)
+        except NovellusError as error:
+            if log:
+                self.fail(request, plan, trace, error)
+            raise
+        if log:
+            record = answered_record(request, plan.key, trace, completion, self._content)
+            self._log.append(without_latency(record))
+        return completion
+
+    def fail(self, request: Request, plan: Plan, trace: Trace, error: BaseException) -> None:
+        """Log that a request ended without an answer."""
+        record = failed_record(request, plan.key, trace, error, self._content)
+        self._log.append(without_latency(record))
+
+    def take_again(self, request: Request, plan: Plan, entry: CacheEntry) -> Completion | None:
+        """Log and return the answer that an equal request got while this one waited for it."""
+        completion = answer_again(request, entry, CacheOutcome.COALESCED)
+        if completion is not None and plan.key is not None:
+            record = hit_record(request, plan.key, entry, completion, self._content, plan.rule_name)
+            self._log.append(without_latency(record))
+        return completion
+
+    def price(self, model: Model, reply: Reply, at: datetime) -> Price:
+        """Price an answer that was no call of ours, by its service tier."""
+        return self._attempts.price(model, reply, at)
 
     # --- cache -------------------------------------------------------------------------------
 

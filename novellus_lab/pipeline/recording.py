@@ -303,6 +303,13 @@ def refused_record(
     )
 
 
+def without_latency(record: RequestRecord) -> RequestRecord:
+    """Return the record of what waited in a provider's batch: all its time is waiting."""
+    record.queue_ms = record.latency_ms
+    record.latency_ms = record.provider_ms = record.overhead_ms = None
+    return record
+
+
 def _fill_from_trace(record: RequestRecord, trace: Trace, content: ContentPolicy) -> None:
     record.cache = trace.cache
     record.ttft_ms = trace.heard.ttft_ms

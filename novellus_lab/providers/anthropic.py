@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar, cast
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -21,7 +22,7 @@ from novellus_lab.providers.api_errors import (
     truncated,
     unreadable,
 )
-from novellus_lab.providers.base import Provider, ProviderConfig, is_loopback
+from novellus_lab.providers.base import Provider, ProviderConfig, is_loopback, no_batches_at
 from novellus_lab.providers.sse import EventDecoder, drain
 from novellus_lab.types import Delta, Reply
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from novellus_lab.providers.base import Call
+    from novellus_lab.providers.batches import BatchApi
 
 DEFAULT_TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 10.0
@@ -47,6 +49,7 @@ class AnthropicProvider(Provider):
 
     Options (of the provider in the configuration):
         headers: sent with every request (`anthropic-beta`, say).
+        batches: whether a server at a `base_url` has the batch API, too.
     """
 
     name: ClassVar[str] = "anthropic"
@@ -122,6 +125,14 @@ class AnthropicProvider(Provider):
         finally:
             with contextlib.suppress(Exception):
                 await response.aclose()
+
+    def batches(self) -> BatchApi:
+        from novellus_lab.providers.anthropic_batches import AnthropicBatches
+
+        base_url = self.config.base_url
+        if not (base_url is None or _is_anthropic(base_url) or self.config.options.get("batches")):
+            raise no_batches_at(base_url, self.name)
+        return AnthropicBatches(_BatchSpeaker(self))
 
     async def aclose(self) -> None:
         client, self._sdk = self._sdk, None
@@ -233,3 +244,34 @@ class AnthropicProvider(Provider):
                 f"{self.name} model {model!r} did not answer in time", provider=self.name
             )
         return from_sdk(error, provider=self.name, model=model, secret=self._secret)
+
+
+class _BatchSpeaker:
+    """Says in a batch what the provider says in a call."""
+
+    def __init__(self, provider: AnthropicProvider) -> None:
+        self._provider = provider
+        self.name = provider.name
+        self.secret = provider._secret
+
+    def client(self) -> anthropic.AsyncAnthropic:
+        return self._provider._client()
+
+    def words(self, call: Call) -> tuple[dict[str, Any], tuple[str, ...]]:
+        provider = self._provider
+        body, dropped = anthropic_messages.request_body(call, provider=provider.name)
+        if call.on_unsupported == "drop":
+            refused = provider._refused.get(call.model, frozenset())
+            left_out = tuple(name for name in refused if name in body)
+            for name in left_out:
+                del body[name]
+            dropped += left_out
+        return body, dropped
+
+    def translate(self, error: Exception, model: str) -> Exception:
+        return self._provider._translate(error, model)
+
+
+def _is_anthropic(base_url: str) -> bool:
+    host = urlsplit(base_url).hostname or ""
+    return host == "anthropic.com" or host.endswith(".anthropic.com")

@@ -350,19 +350,26 @@ def from_sdk(error: Exception, *, provider: str, model: str, secret: str | None)
     return unavailable
 
 
-_NO_CONNECTION = frozenset(("ConnectError", "ClientConnectorError", "ClientConnectorDNSError"))
+_NO_CONNECTION = frozenset(("ConnectError", "ClientConnectorError"))
 
 
 def _never_connected(error: BaseException) -> bool:
-    """Whether there was no connection to send anything through, as the libraries below tell."""
+    """Whether there was no connection to send anything through, as the libraries below tell.
+
+    An SDK's aiohttp transport calls a connection that the server closed a ConnectError, too: where
+    aiohttp's own error stands below, that one counts.
+    """
+    chain: list[BaseException] = []
     seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, (ConnectionRefusedError, socket.gaierror)):
-            return True
-        if type(seen).__name__ in _NO_CONNECTION:
-            return True
+    while seen is not None and seen not in chain:
+        chain.append(seen)
         seen = seen.__cause__ or seen.__context__
-    return False
+    if any(isinstance(one, (ConnectionRefusedError, socket.gaierror)) for one in chain):
+        return True
+    below = [one for one in chain if type(one).__module__.startswith("aiohttp")]
+    return any(
+        kind.__name__ in _NO_CONNECTION for one in below or chain for kind in type(one).__mro__
+    )
 
 
 def from_response(

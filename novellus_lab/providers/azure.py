@@ -44,6 +44,7 @@ class AzureOpenAIProvider(OpenAIProvider):
     name: ClassVar[str] = "azure"
     own_endpoints: ClassVar[bool] = True
     api_key_envs: ClassVar[tuple[str, ...]] = ("AZURE_OPENAI_API_KEY",)
+    _batch_prefix: ClassVar[str] = ""
 
     def __init__(self, config: ProviderConfig) -> None:
         super().__init__(config)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from novellus_lab.providers.batches import BatchApi
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
@@ -129,6 +131,17 @@ class Provider(ABC):
             f"provider {self.name!r} has no embeddings; configure an embedding model of another one"
         )
 
+    def batches(self) -> BatchApi:
+        """Return the way to this provider's batch API.
+
+        Raises:
+            UnsupportedParameterError: it has none, or none is known at this address.
+        """
+        raise UnsupportedParameterError(
+            f"provider {self.name!r} has no batch API here: leave provider_batch out, or name a model "
+            f"of openai, azure or anthropic"
+        )
+
     async def aclose(self) -> None:  # noqa: B027  most need it, a few have nothing to close
         """Close connections. Called once, on the loop that ran the calls."""
 
@@ -147,6 +160,14 @@ def reject_or_drop(call: Call, provider: str, unsupported: Mapping[str, object])
             f"another model, or set `on_unsupported: drop` for it in the configuration"
         )
     return asked
+
+
+def no_batches_at(base_url: str | None, provider: str) -> UnsupportedParameterError:
+    """Return the error for an address of which nobody said that it has its provider's batch API."""
+    return UnsupportedParameterError(
+        f"whether the server at {urlsplit(base_url or '').hostname} has {provider}'s batch API is not "
+        f"known: set providers.{provider}.options.batches to true if it has"
+    )
 
 
 def data_url(url: str) -> tuple[str, str] | None:

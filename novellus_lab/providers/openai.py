@@ -38,7 +38,7 @@ from novellus_lab.providers.api_errors import (
     truncated,
     unreadable,
 )
-from novellus_lab.providers.base import Provider, ProviderConfig, is_loopback
+from novellus_lab.providers.base import Provider, ProviderConfig, is_loopback, no_batches_at
 from novellus_lab.providers.sse import EventDecoder, drain
 from novellus_lab.providers.usage import openai_embedding_usage
 from novellus_lab.types import EMPTY, Delta, EmbeddingReply, Reply
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import openai
 
     from novellus_lab.providers.base import Call
+    from novellus_lab.providers.batches import BatchApi
 
 DEFAULT_TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 10.0
@@ -76,6 +77,7 @@ class OpenAIProvider(Provider):
         embedding_format: `base64` (default at OpenAI and Azure) or `float`.
         embedding_batch: texts in one request, at most 2,048.
         organization, project, headers: sent with every request.
+        batches: whether a server at a `base_url` has the batch API, too.
     """
 
     name: ClassVar[str] = "openai"
@@ -227,12 +229,22 @@ class OpenAIProvider(Provider):
             response_id=response_id,
         )
 
+    def batches(self) -> BatchApi:
+        from novellus_lab.providers.openai_batches import OpenAIBatches
+
+        if not (self._is_first_party() or self.config.options.get("batches")):
+            raise no_batches_at(self._base_url(), self.name)
+        return OpenAIBatches(_BatchSpeaker(self), _reader_of, prefix=self._batch_prefix)
+
     async def aclose(self) -> None:
         client, self._sdk = self._sdk, None
         if client is not None:
             await client.close()
 
     # What Azure does otherwise.
+
+    _batch_prefix: ClassVar[str] = "/v1"
+    """Before the path of a line's endpoint, whatever the `base_url`."""
 
     def _make_client(self, http_client: httpx2.AsyncClient | None) -> openai.AsyncOpenAI:
         import openai
@@ -419,6 +431,35 @@ class OpenAIProvider(Provider):
         if not isinstance(data, dict) or not isinstance(data.get("data"), list):
             raise unreadable(response.content, response.headers, provider=self.name, model=model)
         return data
+
+
+class _BatchSpeaker:
+    """Says in a batch what the provider says in a call."""
+
+    def __init__(self, provider: OpenAIProvider) -> None:
+        self._provider = provider
+        self.name = provider.name
+        self.secret = provider._secret
+
+    def client(self) -> openai.AsyncOpenAI:
+        return self._provider._client()
+
+    def words(self, call: Call) -> tuple[ModuleType, dict[str, Any], tuple[str, ...]]:
+        provider = self._provider
+        flavour = provider._flavour(call)
+        body, dropped = flavour.request_body(
+            call, provider=provider.name, options=provider.config.options
+        )
+        body["model"] = provider._wire_model(call.model)
+        drop = call.on_unsupported == "drop"
+        return flavour, body, dropped + provider._adapt(body, call.model, drop)
+
+    def translate(self, error: Exception, model: str) -> Exception:
+        return self._provider._translate(error, model)
+
+
+def _reader_of(kind: str) -> ModuleType:
+    return openai_responses if kind == "response" else openai_chat
 
 
 def _is_openai(base_url: str) -> bool:

@@ -1,4 +1,4 @@
-"""A queued request in the hand, and `lab.queue`: the jobs and the workers."""
+"""A queued request in the hand, and `lab.queue`: jobs, workers, batches at providers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from novellus_lab.errors import InvalidRequestError, NovellusError, UnknownJobError
+from novellus_lab.pipeline.batch import batch_items
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.queue.answers import load_error
 from novellus_lab.queue.jobs import JobStatus
 from novellus_lab.queue.queue import answer_of
+from novellus_lab.spaces.provider_batch import Batches, ProviderBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
+    from typing import Unpack
 
-    from novellus_lab.lab import Lab
+    from novellus_lab.lab import CallArguments, Lab
     from novellus_lab.queue.jobs import JobRow
+    from novellus_lab.queue.provider_batches import ProviderBatches
     from novellus_lab.queue.queue import JobQueue, WorkerState
-    from novellus_lab.types import Completion
+    from novellus_lab.types import Completion, Message
 
 
 class Job:
@@ -167,13 +171,74 @@ class Workers(tuple["WorkerState", ...]):
 
 
 class LabQueue:
-    """The queue of a lab's database."""
+    """The queue of a lab's database, and the batches at providers."""
 
-    def __init__(self, jobs: Callable[[], JobQueue]) -> None:
+    def __init__(
+        self, jobs: Callable[[], JobQueue], batches: Callable[[], ProviderBatches]
+    ) -> None:
         self._jobs = jobs
+        self._batches = batches
 
     def __repr__(self) -> str:
-        return "lab.queue: jobs, workers"
+        return "lab.queue: jobs, workers, submit_batch, batch, batches"
+
+    def submit_batch(
+        self,
+        prompts: Iterable[str | Sequence[Message] | dict[str, Any]],
+        **arguments: Unpack[CallArguments],
+    ) -> ProviderBatch:
+        """Hand many prompts over to their provider's batch API, and return at once.
+
+        Answers come within 24 hours, mostly sooner, at the provider's batch price. Results, also
+        after a restart, from any process: `lab.queue.batch(id).wait()`.
+
+        Args:
+            prompts: prompts, message lists, or dicts of `complete`'s arguments, as of `lab.batch`.
+            arguments: `complete`'s, for every item; `model_id` is needed, `timeout` is not taken.
+
+        What the exact cache holds is not handed over; nor is what equals a request that is under way
+        in an earlier batch: its answer is waited for. Budgets hold what a batch may cost.
+
+        Raises:
+            InvalidRequestError: an item names no model, or its provider has no batch API; nothing
+                was sent. Whatever else is wrong with an item stands in its place in the results.
+            StoreUnavailableError: the database does not answer; nothing was sent.
+        """
+        batches = self._batches()
+        items = batch_items(prompts, dict(arguments), 1)
+        id, classes = batches.runtime.thread.run(batches.submit, items)
+        return ProviderBatch(id, self._batches, classes=classes)
+
+    async def asubmit_batch(
+        self,
+        prompts: Iterable[str | Sequence[Message] | dict[str, Any]],
+        **arguments: Unpack[CallArguments],
+    ) -> ProviderBatch:
+        """Hand many prompts over to their provider: the async twin of `submit_batch`."""
+        batches = self._batches()
+        items = batch_items(prompts, dict(arguments), 1)
+        id, classes = await batches.runtime.thread.arun(batches.submit, items)
+        return ProviderBatch(id, self._batches, classes=classes)
+
+    def batch(self, id: UUID | str) -> ProviderBatch:
+        """Return a batch at a provider by its id, whoever submitted it.
+
+        Raises:
+            UnknownJobError: this is no id. Whether there is such a batch, its methods tell.
+        """
+        return ProviderBatch(job_id(id, "batch"), self._batches)
+
+    def batches(self, *, limit: int = 20) -> Batches:
+        """Return the latest batches at providers, newest first, as they were last seen."""
+        batches = self._batches()
+        found = batches.runtime.thread.run(batches.newest, limit)
+        return Batches(ProviderBatch(one.batch.id, self._batches, seen=one) for one in found)
+
+    async def abatches(self, *, limit: int = 20) -> Batches:
+        """Return the latest batches at providers: the async twin of `batches`."""
+        batches = self._batches()
+        found = await batches.runtime.thread.arun(batches.newest, limit)
+        return Batches(ProviderBatch(one.batch.id, self._batches, seen=one) for one in found)
 
     def jobs(self, status: str | None = None, *, limit: int = 100) -> Jobs:
         """Return the latest jobs, newest first.
@@ -204,8 +269,8 @@ class LabQueue:
         return Workers(await jobs.runtime.thread.arun(jobs.workers))
 
 
-def job_id(id: Any) -> UUID:
-    """Return a job's id.
+def job_id(id: Any, what: str = "job") -> UUID:
+    """Return the id of a job, or of a batch.
 
     Raises:
         UnknownJobError: it is none.
@@ -216,7 +281,7 @@ def job_id(id: Any) -> UUID:
         return UUID(str(id))
     except ValueError:
         raise UnknownJobError(
-            f"{id!r:.80} is no job's id: they look like 0199c2f4-5b1e-7c3a-9d2e-0123456789ab"
+            f"{id!r:.80} is no {what}'s id: they look like 0199c2f4-5b1e-7c3a-9d2e-0123456789ab"
         ) from None
 
 

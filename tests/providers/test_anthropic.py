@@ -590,3 +590,13 @@ def test_any_json_is_an_answer_an_error_of_ours_or_misshapen(data):
         reader.reply()
     with contextlib.suppress(expected):
         read_reply(data[0] if data else {}, dropped=())
+
+
+async def test_a_connection_that_is_cut_after_it_was_made_may_have_sent_the_request():
+    with ScriptedServer(Scripted(end="abort")) as server:
+        provider = AnthropicProvider(ProviderConfig("anthropic", base_url=server.url))
+        with pytest.raises(ProviderUnavailableError) as caught:
+            await provider.complete(Call("claude-haiku-4-5", [{"role": "user", "content": "x"}]))
+        await provider.aclose()
+        assert len(server.requests) == 1
+    assert not caught.value.never_sent

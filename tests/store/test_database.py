@@ -41,6 +41,7 @@ TABLES = {
     "ai_jobs", "ai_queue_workers", "ai_sessions", "ai_session_turns",
     "ai_anomalies", "ai_anomaly_notices",
     "ai_experiments", "ai_experiment_observations", "ai_scores",
+    "ai_provider_batches", "ai_provider_batch_parts", "ai_provider_batch_items",
     "ai_log_segments", "novellus_schema_migrations",
 }  # fmt: skip
 SECRET = "s3cr-t/pass"
