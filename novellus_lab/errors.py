@@ -29,6 +29,7 @@ NovellusError
 │   ├── JobNotDoneError           not yet, within the time that was given
 │   ├── JobCancelledError
 │   └── NoWorkerError             no worker is there to run it
+├── WebhookError                  who listens at a webhook did not take what was sent
 └── StoreError                    the log and cache database
     ├── HomeNotWritableError
     ├── StoreUnavailableError
@@ -273,6 +274,10 @@ class JobCancelledError(QueueError):
 
 class NoWorkerError(QueueError):
     """No worker is there to run a job; the message holds the command that starts one."""
+
+
+class WebhookError(NovellusError):
+    """Who listens at a webhook did not take what was sent; the message names its host alone."""
 
 
 class StoreError(NovellusError):

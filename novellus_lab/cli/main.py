@@ -12,6 +12,7 @@ from novellus_lab.cli.database import db, migrate_command
 from novellus_lab.cli.health import health
 from novellus_lab.cli.metrics import metrics
 from novellus_lab.cli.options import Config, Home, Url, run
+from novellus_lab.cli.watch import watch
 
 if TYPE_CHECKING:
     from novellus_lab.pipeline.catalog import Catalog, Model
@@ -25,6 +26,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(metrics, name="metrics")
 app.command(name="migrate")(migrate_command)
 app.command()(health)
+app.command()(watch)
 
 
 def _show_version(wanted: bool) -> None:

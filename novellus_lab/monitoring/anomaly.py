@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from novellus_lab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from novellus_lab.monitoring.contributions import Contribution
+
+Name = TypeVar("Name", bound=StrEnum)
 
 
 class AnomalyKind(StrEnum):
@@ -94,6 +98,20 @@ class Anomaly:
     @property
     def acknowledged(self) -> bool:
         return self.acknowledged_at is not None
+
+
+def one_of(names: type[Name], argument: str, given: str) -> Name:
+    """Return the member of an enumeration that a user's argument names.
+
+    Raises:
+        InvalidRequestError: it names none.
+    """
+    try:
+        return names(given)
+    except ValueError:
+        raise InvalidRequestError(
+            f"{argument} must be one of {', '.join(names)}, not {given!r:.80}"
+        ) from None
 
 
 def severity_of(score: float) -> Severity:

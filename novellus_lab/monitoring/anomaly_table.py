@@ -178,15 +178,6 @@ def sent(connection: psycopg.Connection, id: UUID, watcher: str) -> None:
     )
 
 
-def given_back(connection: psycopg.Connection, id: UUID, watcher: str) -> None:
-    """Say that it could not be told, so that the next round tries again."""
-    connection.execute(
-        "DELETE FROM public.ai_anomaly_notices "
-        "WHERE anomaly_id = %s AND watcher = %s AND sent_at IS NULL",
-        [id, watcher],
-    )
-
-
 def _row(anomaly: Anomaly) -> dict[str, Any]:
     return {
         "model": anomaly.model,

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from novellus_lab.errors import StoreUnavailableError
+from novellus_lab.errors import SchemaVersionError, StoreUnavailableError
 from novellus_lab.monitoring.anomaly_table import save
 from novellus_lab.monitoring.causes import explained
 from novellus_lab.monitoring.log_buckets import floor, learnt_width, rules_width
 from novellus_lab.monitoring.scan import Scan, Watching, prepared, together
+from novellus_lab.store.migrate import check_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +36,20 @@ def connected(conninfo: str) -> Iterator[psycopg.Connection]:
     except psycopg.OperationalError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StoreUnavailableError(f"the log can't be read: {reason}") from None
+
+
+def check_readable(conninfo: str) -> None:
+    """Refuse a database of another schema version.
+
+    Raises:
+        SchemaVersionError: it is older or newer than this package.
+        StoreUnavailableError: the database does not answer.
+    """
+    with connected(conninfo) as connection:
+        if behind := check_schema(connection):
+            raise SchemaVersionError(
+                f"the schema of this database is {behind} versions old: run `novellus db migrate`"
+            )
 
 
 def plans(

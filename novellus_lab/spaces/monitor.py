@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from novellus_lab.errors import InvalidRequestError, MissingDependencyError
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from novellus_lab.monitoring.period import Period, TimeRange
     from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.spaces.telemetry import LabTelemetry
-
-Name = TypeVar("Name", bound=StrEnum)
+    from novellus_lab.spaces.watch import Watch
 
 
 class LabMonitor:
@@ -156,7 +154,7 @@ class LabMonitor:
                 f"anomalies need {error.name}: pip install 'novellus_lab[analytics]'"
             ) from None
         from novellus_lab.analytics.requests import moment
-        from novellus_lab.monitoring.anomaly import AnomalyKind, Severity
+        from novellus_lab.monitoring.anomaly import AnomalyKind, Severity, one_of
         from novellus_lab.monitoring.anomaly_table import load
         from novellus_lab.monitoring.log_buckets import bucket_width
         from novellus_lab.monitoring.scan import Watching
@@ -168,8 +166,8 @@ class LabMonitor:
         if start >= end:
             raise InvalidRequestError(f"since ({start}) must be before until ({end})")
         width = None if bucket is None else bucket_width(bucket)
-        wanted_kind = None if kind is None else _one_of(AnomalyKind, "kind", kind)
-        wanted_severity = None if severity is None else _one_of(Severity, "severity", severity)
+        wanted_kind = None if kind is None else one_of(AnomalyKind, "kind", kind)
+        wanted_severity = None if severity is None else one_of(Severity, "severity", severity)
         asked = Watching(timedelta(minutes=1), false_alarms, watched(metrics), model)
         conninfo = self._ready().conninfo
         watchings = look(conninfo, asked, width, start, end) if detect else []
@@ -224,6 +222,61 @@ class LabMonitor:
     ) -> Anomaly:
         """Say that somebody has seen an anomaly: the async twin of `acknowledge`."""
         return await asyncio.to_thread(self.acknowledge, anomaly, note, by=by)
+
+    def watch(
+        self,
+        callback: Callable[[Anomaly], object] | None = None,
+        *,
+        every: float | timedelta = 60.0,
+        webhook: str | Sequence[str] | None = None,
+        since: str | timedelta = "1h",
+        model: str | None = None,
+        kinds: str | Sequence[str] | None = None,
+        severity: str | None = None,
+        metrics: str | Sequence[str] | None = None,
+        bucket: str | float | timedelta | None = None,
+        false_alarms: float = 1.0,
+        settle: float | timedelta = 30.0,
+        name: str = "watch",
+    ) -> Watch:
+        """Look for anomalies in new rows of the log, in the background, until stopped or the lab closes.
+
+        Each is told once: by a log line, to `callback`, and to the webhooks. Watchers of one `name`
+        share that, whatever process or machine they are in.
+
+        Args:
+            callback: called with each `Anomaly`, on a thread of the watcher.
+            every: seconds (or a timedelta) between two looks.
+            webhook: URLs that each anomaly is POSTed to as JSON; tried again where that may help. A
+                slow one holds up nothing. Its URL is never logged.
+            since: how far back the first look reaches.
+            model, metrics, bucket, false_alarms: as of `anomalies`.
+            kinds, severity: tell of these kinds only; of this severity and worse.
+            settle: seconds that a bucket is left alone after its end, for answers that take long.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            MissingDependencyError: NumPy is not installed.
+        """
+        from novellus_lab.spaces.watch import Watch, watcher_of
+
+        runtime = self._ready()
+        watcher = watcher_of(
+            runtime.conninfo,
+            callback=callback,
+            every=every,
+            webhook=webhook,
+            since=since,
+            model=model,
+            kinds=kinds,
+            severity=severity,
+            metrics=metrics,
+            bucket=bucket,
+            false_alarms=false_alarms,
+            settle=settle,
+            name=name,
+        )
+        return Watch(watcher, runtime.thread)
 
     # --- telling others ----------------------------------------------------------------------
 
@@ -287,15 +340,6 @@ async def _explain_health(runtime: Runtime, model_id: str) -> HealthScore:
     from novellus_lab.monitoring.current import current_health_of
 
     return await current_health_of(runtime.conninfo, runtime.catalog, runtime.settings, model_id)
-
-
-def _one_of(names: type[Name], argument: str, given: str) -> Name:
-    try:
-        return names(given)
-    except ValueError:
-        raise InvalidRequestError(
-            f"{argument} must be one of {', '.join(names)}, not {given!r:.80}"
-        ) from None
 
 
 def _user() -> str:

@@ -41,8 +41,13 @@ def minutes(
     return made
 
 
+def look(lab: Any, hours: float, **more: Any) -> Any:
+    """Up to the end of what was made up, however long ago that is by now."""
+    return lab.anomalies(NOW - hours * HOUR, until=NOW, **more)
+
+
 def by_rules(lab: Any) -> list[Any]:
-    return list(lab.anomalies("2h", bucket="1m", false_alarms=0))
+    return list(look(lab, 2, bucket="1m", false_alarms=0))
 
 
 def latency(ms: float) -> Any:
@@ -122,9 +127,9 @@ def test_what_went_wrong_is_found_named_and_laid_to_who_carries_it(lab: Any, dat
         Injected(NOW - 16 * HOUR, NOW - 15 * HOUR, dear),
         Injected(first, last, creeping),
     ]
-    made = rows(NOW - 6 * 24 * HOUR, NOW, every=5 * MINUTE, mean=40, models=["m"], faults=faults)
+    made = rows(NOW - 5 * 24 * HOUR, NOW, every=5 * MINUTE, mean=40, models=["m"], faults=faults)
     write(database.conninfo, made)
-    found = lab.anomalies("36h")
+    found = look(lab, 36)
     by_kind = {one.kind.value: one for one in reversed(found)}
     assert {"latency", "output_length_drop", "cache_hit_rate_drop", "spend", "drift"} <= set(
         by_kind
@@ -157,17 +162,17 @@ def test_what_went_wrong_is_found_named_and_laid_to_who_carries_it(lab: Any, dat
 
     # Found again, it is the same: nothing is new, ids and acknowledgements stay.
     seen = lab.monitor.acknowledge(slow, note="index was rebuilt", by="ana")
-    again = lab.anomalies("36h")
+    again = look(lab, 36, metrics="latency_ms")
     assert {one.id for one in again} == {one.id for one in found}
     (same,) = [one for one in again if one.id == slow.id]
     assert (same.acknowledged_by, same.note, same.start) == ("ana", "index was rebuilt", slow.start)
     assert seen.acknowledged_at == same.acknowledged_at
-    assert slow.id not in {one.id for one in lab.anomalies("36h", acknowledged=False, detect=False)}
+    assert slow.id not in {one.id for one in look(lab, 36, acknowledged=False, detect=False)}
 
     # Filters, frame, twins, what is shown.
-    stored = lab.monitor.anomalies("36h", kind="spend", detect=False)
+    stored = look(lab, 36, kind="spend", detect=False)
     assert [one.kind for one in stored] == ["spend"]
-    assert list(lab.anomalies("36h", severity="high", detect=False)) == [
+    assert list(look(lab, 36, severity="high", detect=False)) == [
         one for one in again if one.severity == "high"
     ]
     assert len(asyncio.run(lab.monitor.aanomalies("36h", detect=False))) == len(found)
@@ -195,7 +200,7 @@ def test_what_several_models_show_is_said_once(lab: Any, database: Any) -> None:
         database.conninfo,
         rows(NOW - 3 * HOUR, NOW, mean=60, models=["a", "b", "c"], faults=one, seed=1),
     )
-    found = list(lab.anomalies("3h", false_alarms=0))
+    found = list(look(lab, 3, false_alarms=0))
     assert [(each.model, each.kind) for each in found] == [("b", "error_rate")]
     assert {evidence.model for evidence in found[0].evidence} == {"b", None}
 
@@ -206,11 +211,11 @@ def test_what_several_models_show_is_said_once(lab: Any, database: Any) -> None:
         database.conninfo,
         rows(NOW - 3 * HOUR, NOW, mean=60, models=["a", "b", "c"], faults=all_of_them),
     )
-    found = list(lab.anomalies("3h", false_alarms=0))
+    found = list(look(lab, 3, false_alarms=0))
     assert [(each.model, each.kind) for each in found] == [(None, "traffic")]
     assert {evidence.model for evidence in found[0].evidence} == {"a", "b", "c", None}
     assert found[0].contributions  # by model, none of which stands out
-    assert "of it by" not in repr(lab.anomalies("3h", detect=False))
+    assert "of it by" not in repr(look(lab, 3, detect=False))
 
 
 def test_an_anomaly_that_is_over_gets_its_end(lab: Any, database: Any) -> None:
@@ -235,7 +240,7 @@ def test_names_of_others_do_no_harm(lab: Any, database: Any) -> None:
         row["model"] = "<img src=x onerror=alert(1)>"
         row["tags"] = {"<b>%s</b>": "<script>" if k % 10 < 5 else "quiet", "x": [1]}
     write(database.conninfo, made)
-    found = lab.anomalies("2h", bucket="1m", false_alarms=0)
+    found = look(lab, 2, bucket="1m", false_alarms=0)
     html = found._repr_html_()
     assert "<img" not in html
     assert "<script" not in html
