@@ -8,12 +8,18 @@ so that both work, the questions here are among the recorded ones.
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 from typing import Any
 
+from novellus_lab import NovellusError
 from novellus_lab.integration import (
+    AIModelManager,
     CacheManager,
     ModelLoadBalancer,
     ai_complete,
+    ai_embed,
+    ai_health,
+    ai_metrics,
     shared_lab,
 )
 from novellus_lab.providers.replay_data import recorded_prompts
@@ -115,13 +121,64 @@ async def custom_load_balancing() -> None:
         told("custom", response)
 
 
+async def embedding_generation() -> None:
+    title("Embeddings, cached automatically")
+    for _ in range(2):
+        try:
+            embedding = await ai_embed(
+                text="Machine learning is fascinating", model="text-embedding-3-small"
+            )
+        except NovellusError as error:  # needs a key: nothing is recorded for embeddings
+            print(error)
+            return
+        print(f"{len(embedding)} numbers: {embedding[0]:.4f}, {embedding[1]:.4f}, …")
+
+
+async def request_queue() -> None:
+    title("A request for later")
+    model_manager = AIModelManager()
+    try:
+        job = await model_manager.queue_request(
+            request_data={"prompt": FIRST},
+            priority=10,
+            scheduled_at=datetime.utcnow() + timedelta(minutes=5),
+        )
+    except NovellusError as error:  # needs novellus_lab[queue]
+        print(error)
+        return
+    print(job)
+    await job.acancel()  # else `novellus worker` would answer it in five minutes
+
+
+async def performance_monitoring(answered_by: str) -> None:
+    for model_id in dict.fromkeys(["gpt-4o", answered_by]):
+        title(f"Performance of {model_id}")
+
+        # Get performance metrics
+        metrics = await ai_metrics(
+            model_id=model_id,
+            time_range="24h",  # 1h, 6h, 24h, 7d, 30d
+        )
+
+        print(f"Success rate: {metrics['success_rate']}%")
+        print(f"Avg latency: {metrics['latency']['avg']}ms")
+        print(f"Total cost: ${metrics['cost']['total']}")
+
+    title("Health of the models; None where there is too little to say")
+
+    # Check model health
+    health = await ai_health()
+    for model, score in health.items():
+        print(f"{model}: {score}/100")
+
+
 def what_was_logged() -> None:
     title("What it left in ai_requests")
     lab = shared_lab()
     log = lab.requests("1h")
     for row in log.reverse().tail(12).iter_rows(named=True):
         print(
-            f"{row['created_at']:%H:%M:%S}  {row['model']:<30}{row['strategy'] or '-':<16}"
+            f"{row['created_at']:%H:%M:%S}  {row['model'] or '-':<30}{row['strategy'] or '-':<16}"
             f"{row['cache']:<8}{row['latency_ms']:9.2f} ms  ${row['cost_usd']:.6f}"
         )
     print(f"\n{lab}")
@@ -135,6 +192,9 @@ async def main() -> None:
     await semantic_search()
     await load_balancing_strategies()
     await custom_load_balancing()
+    await embedding_generation()
+    await request_queue()
+    await performance_monitoring(model_id)
     what_was_logged()
 
 

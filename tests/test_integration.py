@@ -10,7 +10,16 @@ import psycopg
 import pytest
 
 import novellus_lab
-from novellus_lab import AIModelManager, Lab, ai_complete, ai_embed, integration
+from novellus_lab import (
+    AIModelManager,
+    Lab,
+    MetricsCollector,
+    ai_complete,
+    ai_embed,
+    ai_health,
+    ai_metrics,
+    integration,
+)
 from tests.lab.conftest import embedding_model, openai_model
 from tests.loopback import (
     ScriptedServer,
@@ -113,6 +122,33 @@ async def test_an_embedding_is_a_list_of_numbers_and_cached(
     assert len(llm.requests) == 1
 
 
+async def test_performance_monitoring(shared: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(10):
+        await ai_complete(f"{n}", model_id="gpt-4o", use_cache=False)
+
+    # Get performance metrics
+    metrics = await ai_metrics(
+        model_id="gpt-4o",
+        time_range="24h",  # 1h, 6h, 24h, 7d, 30d
+    )
+
+    print(f"Success rate: {metrics['success_rate']}%")
+    print(f"Avg latency: {metrics['latency']['avg']}ms")
+    print(f"Total cost: ${metrics['cost']['total']}")
+
+    # Check model health
+    health = await ai_health()
+    for model, score in health.items():
+        print(f"{model}: {score}/100")
+
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "Success rate: 100.0%"
+    assert float(shown[1].removeprefix("Avg latency: ").removesuffix("ms")) > 0
+    assert Decimal(shown[2].removeprefix("Total cost: $")) > 0
+    assert "gpt-4o: 100.0/100" in shown
+    assert await MetricsCollector().calculate_health_score("gpt-4o") == 100
+
+
 async def test_the_manager_takes_its_arguments_by_name_and_by_place(
     shared: Lab, llm: ScriptedServer
 ) -> None:
@@ -182,4 +218,6 @@ def test_one_lab_serves_all_calls_and_loops_and_is_opened_anew_when_closed(
 
 def test_the_names_stand_on_the_package_too() -> None:
     assert novellus_lab.ai_complete is integration.ai_complete
-    assert {"ai_complete", "ai_embed", "AIModelManager"} <= set(dir(novellus_lab))
+    assert {"ai_complete", "ai_embed", "ai_metrics", "ai_health", "MetricsCollector"} <= set(
+        dir(novellus_lab)
+    )
