@@ -116,7 +116,7 @@ def test_thirty_looks_at_equal_arms():
     def arms(random):
         return random.lognormal(0, 1, 1_500), random.lognormal(0, 1, 1_500)
 
-    runs = 200
+    runs = 120
     welch = looks_that_alarm(arms, difference, runs, looks)
     ours = looks_that_alarm(
         arms, lambda a, b: difference(a, b, confidence=Confidence(peeking=1_000)), runs, looks
@@ -150,7 +150,7 @@ def test_percentages_rates_and_ratios_with_many_looks():
         "p95": lambda a, b, *_: quantile_difference(a, b, 0.95, confidence=PEEKING),
     }
     for name, estimate in estimates.items():
-        assert at_most(looks_that_alarm(arms, estimate, 150, looks), 150, 0.05), name
+        assert at_most(looks_that_alarm(arms, estimate, 70, looks), 70, 0.05), name
 
 
 @pytest.mark.parametrize("rate_of_ones", [0.01, 0.1, 0.5])
