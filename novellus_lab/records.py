@@ -90,3 +90,15 @@ class RequestRecord:
 
     attempts: Sequence[Attempt] = ()
     """Become rows of `ai_request_attempts`."""
+
+    def again(self, id: UUID, created_at: datetime, latency_ms: float) -> RequestRecord:
+        """Return the same cache hit, of another request."""
+        twin = object.__new__(RequestRecord)
+        for name in _FIELDS:  # half the time of `copy`
+            setattr(twin, name, getattr(self, name))
+        twin.id, twin.created_at = id, created_at
+        twin.latency_ms = twin.overhead_ms = latency_ms
+        return twin
+
+
+_FIELDS = tuple(RequestRecord.__dataclass_fields__)

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.recording import ContentPolicy
     from novellus_lab.pipeline.semantic import SemanticCache, SimilarEntry
     from novellus_lab.pipeline.trained_routers import TrainedRouters
+    from novellus_lab.records import RequestRecord
     from novellus_lab.routing.registry import Registry
     from novellus_lab.routing.strategies import Estimates, Option, Strategy
     from novellus_lab.settings import HedgingSettings, RuleSettings, Settings
@@ -117,6 +118,8 @@ class Hit:
     entry: CacheEntry
     completion: Completion
     line: LineTemplate
+    record: RequestRecord
+    """What listeners are told."""
 
 
 class Pipeline:
@@ -232,14 +235,14 @@ class Pipeline:
         if entry is None or not entry.fresh(time.time()):
             return None  # a stale one starts work on the loop
         hit = prepared.hit
-        if hit is not None and hit.entry is entry and not self._log.listeners.ended:
+        if hit is not None and hit.entry is entry:
             return self._hit_again(hit, started)
         request = Request.of(question, started)
         completion = answer_again(request, entry, CacheOutcome.MEMORY)
         if completion is not None:
-            line = self._log_hit(request, plan, entry, completion)
+            record, line = self._log_hit(request, plan, entry, completion)
             if completion.parsed is None and len(line) <= MAX_LINE_BYTES:
-                prepared.hit = Hit(entry, completion, LineTemplate(line))
+                prepared.hit = Hit(entry, completion, LineTemplate(line), record)
         return completion
 
     def _hit_again(self, hit: Hit, started: float) -> Completion:
@@ -247,6 +250,8 @@ class Pipeline:
         request_id, created_at = uuid7(), datetime.now(UTC)
         latency_ms = (time.perf_counter() - started) * 1000
         self._log.append_lines(hit.line.fill(request_id, created_at, latency_ms))
+        if self._log.listeners.ended:
+            self._log.listeners.tell_end(hit.record.again(request_id, created_at, latency_ms))
         return hit.completion.again(request_id, latency_ms)
 
     def refuse(self, request: Request, error: BaseException) -> None:
@@ -439,10 +444,10 @@ class Pipeline:
 
     def _log_hit(
         self, request: Request, plan: Plan, entry: CacheEntry, completion: Completion
-    ) -> bytes:
+    ) -> tuple[RequestRecord, bytes]:
         assert plan.key is not None  # noqa: S101
         record = hit_record(request, plan.key, entry, completion, self._content, plan.rule_name)
-        return self._log.append(record)
+        return record, self._log.append(record)
 
     # --- route, call, price, keep --------------------------------------------------------------
 

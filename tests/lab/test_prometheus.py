@@ -279,3 +279,16 @@ def test_without_prometheus_the_way_to_it_is_told(make_lab, monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(MissingDependencyError, match=r"novellus_lab\[metrics\]"):
         make_lab().monitor.prometheus()
+
+
+def test_each_hit_is_told_with_an_id_and_times_of_its_own(make_lab):
+    told = []
+    with ScriptedServer(openai_chat_reply("Good.")) as server:
+        lab = make_lab(openai_model("gpt-4o", server.url))
+        lab._listeners.add(ended=told.append)
+        answers = [lab.complete("Hi") for _ in range(4)]
+    assert [record.id for record in told] == [answer.request_id for answer in answers]
+    assert [record.latency_ms for record in told] == [answer.latency_ms for answer in answers]
+    assert len({record.created_at for record in told[1:]}) == 3
+    assert all(record.overhead_ms == record.latency_ms for record in told[1:])
+    assert {record.response for record in told} == {"Good."}
