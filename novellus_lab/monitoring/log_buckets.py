@@ -27,8 +27,8 @@ EXPRESSIONS = {
     "priced": "count(cost_usd) FILTER (WHERE cost_usd > 0)",
     "output_tokens": f"coalesce(sum(output_tokens) FILTER (WHERE {_ANSWERED}), 0)::float8",
     "outputs": f"count(output_tokens) FILTER (WHERE {_ANSWERED})",
-    "lookups": "count(*) FILTER (WHERE cache <> 'off')",
-    "hits": "count(*) FILTER (WHERE cache NOT IN ('off', 'miss'))",
+    "lookups": "count(*) FILTER (WHERE cache NOT IN ('off', 'coalesced'))",
+    "hits": "count(*) FILTER (WHERE cache NOT IN ('off', 'miss', 'coalesced'))",
 }
 """What is summed over rows of `ai_requests`, in SQL. Refused requests (nothing was sent) are left out."""
 

@@ -25,6 +25,7 @@ _RECENT = 60
 _DEVIATIONS = 3.0
 _SIGMA = 1.4826
 """Standard deviation of normal noise whose median absolute deviation is 1."""
+_NEARLY_ALL = 0.99
 _BEFORE = timedelta(hours=12)
 
 
@@ -33,7 +34,7 @@ class SeriesHistory:
     """Values of a metric, in its unit, with what was expected and the usual range; NaN: no value.
 
     `expected` is the median at that time of the day over a week, or of the last 60 buckets where there
-    are no days; `low` and `high` lie three deviations of the quiet part around it.
+    are no days; between `low` and `high` lie three deviations of the quiet part, and 99 % of it.
     """
 
     metric: Metric
@@ -104,8 +105,10 @@ def _usual_range(
         for value, centre, calm in zip(values, usual, quiet, strict=True)
         if calm
     ]
-    known = [one for one in away if not math.isnan(one)]
-    reach = _DEVIATIONS * _SIGMA * median(known) if known else math.nan
+    known = sorted(one for one in away if not math.isnan(one))
+    # Of rates that are mostly 0 the median deviation is, too.
+    nearly_all = known[int(_NEARLY_ALL * (len(known) - 1))] if known else math.nan
+    reach = max(_DEVIATIONS * _SIGMA * median(known), nearly_all) if known else math.nan
     low = [metric.unlearnt(centre - reach) for centre in usual]
     high = [metric.unlearnt(centre + reach) for centre in usual]
     if not metric.as_log:

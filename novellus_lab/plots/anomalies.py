@@ -40,7 +40,7 @@ def anomaly_figure(history: SeriesHistory, anomaly: Anomaly) -> plotly.Figure:
         subtitle=(
             f"{anomaly.kind.value.replace('_', ' ')}, {anomaly.severity.value}: "
             f"{metric.shown(anomaly.observed)} where {metric.shown(anomaly.expected)} is usual; "
-            "the band is three deviations around what is usual at that time"
+            "in the band lies what is usual at that time"
         ),
     )
     for part in _known(history):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from novellus_lab.monitoring.metrics import ModelMetrics
     from novellus_lab.monitoring.period import Period, TimeRange
     from novellus_lab.pipeline.runtime import Runtime
+    from novellus_lab.spaces.overview import Overview
     from novellus_lab.spaces.telemetry import LabTelemetry
     from novellus_lab.spaces.watch import Watch
 
@@ -40,7 +41,7 @@ class LabMonitor:
         self._telemetry = telemetry
 
     def __repr__(self) -> str:
-        return "lab.monitor: metrics, health, explain_health, anomalies, acknowledge, watch"
+        return "lab.monitor: metrics, health, explain_health, anomalies, watch, overview"
 
     def metrics(self, model_id: str | None = None, time_range: TimeRange = "1h") -> ModelMetrics:
         """Return what a model did: requests, times, tokens, cost, cache, errors.
@@ -277,6 +278,30 @@ class LabMonitor:
             name=name,
         )
         return Watch(watcher, runtime.thread)
+
+    def overview(self, time_range: str | timedelta = "24h") -> Overview:
+        """Return health, metrics and anomalies of all models at a glance; `.save("overview.html")`.
+
+        Args:
+            time_range: a duration back from now. Anomalies in it are looked for.
+
+        Raises:
+            InvalidRequestError: `time_range` is no duration.
+            MissingDependencyError: NumPy is not installed.
+            StoreUnavailableError: the database does not answer.
+        """
+        from novellus_lab.spaces.overview import Overview
+
+        anomalies = self.anomalies(time_range)
+        health = self.health()
+        each = (self.metrics(model, time_range) for model in health)
+        asked = tuple(one for one in each if one.requests.total)
+        label = time_range if isinstance(time_range, str) else str(time_range)
+        return Overview(health, (self.metrics(None, time_range), *asked), anomalies, label)
+
+    async def aoverview(self, time_range: str | timedelta = "24h") -> Overview:
+        """Return all at a glance: the async twin of `overview`."""
+        return await asyncio.to_thread(self.overview, time_range)
 
     # --- telling others ----------------------------------------------------------------------
 

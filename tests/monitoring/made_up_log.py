@@ -18,7 +18,14 @@ COLUMNS = (
     *("cache", "input_tokens", "output_tokens", "cost_usd", "latency_ms", "tags", "session_id"),
     "attempts",
 )
-NOW = datetime.now(UTC).replace(second=0, microsecond=0)
+
+
+def now() -> datetime:
+    """The last full minute."""
+    return datetime.now(UTC).replace(second=0, microsecond=0)
+
+
+NOW = now()
 
 Row = dict[str, Any]
 Fault = Callable[[Row, np.random.Generator], None]
