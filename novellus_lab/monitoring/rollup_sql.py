@@ -124,14 +124,16 @@ asked AS (
             ELSE c.reasoning_tokens END AS reasoning_tokens,
         CASE WHEN r.hit THEN coalesce(r.input_tokens, 0) + coalesce(r.output_tokens, 0) ELSE 0
             END AS saved_tokens,
+        -- Without a latency it waited in a provider's batch: its call tells nothing of the model.
         CASE WHEN r.status = 'ok' AND NOT r.hit AND r.kind = 'chat' AND r.output_tokens > 0
+                AND r.latency_ms IS NOT NULL
             THEN coalesce(c.answer_ms, r.provider_ms) END AS timed_ms,
         r.output_tokens AS timed_tokens,
         CASE WHEN c.model_id IS NULL THEN r.cost_usd ELSE c.cost_usd END AS cost_usd,
         r.uncached_cost_usd - r.cost_usd AS saved_usd,
         CASE WHEN r.status = 'error' AND NOT r.hit THEN r.error_class END AS error_class,
         CASE WHEN r.status = 'ok' AND NOT r.hit THEN r.latency_ms END AS latency,
-        CASE WHEN r.status = 'ok' AND NOT r.hit THEN
+        CASE WHEN r.status = 'ok' AND NOT r.hit AND r.latency_ms IS NOT NULL THEN
             CASE WHEN r.kind = 'chat' THEN coalesce(c.answer_ms, r.provider_ms) ELSE r.provider_ms END
             END AS provider_call,
         CASE WHEN r.status = 'ok' AND NOT r.hit THEN r.ttft_ms END AS ttft,

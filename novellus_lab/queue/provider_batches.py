@@ -460,6 +460,8 @@ class ProviderBatches:
             known = item.request_id in logged
             outcome, price = settling.settle(item, result, logged=known)
             ended.append(outcome)
+            if len(ended) % 20 == 0:
+                await asyncio.sleep(0)  # the loop is everybody's
             self._book(item, part.model_id, price.cost_usd)
         await self._database.run(lambda connection: batch_rows.finish(connection, ended))
 

@@ -154,6 +154,16 @@ class BatchServer(LoopbackServer):
                 )
                 made[f"{name}_file_id"] = id
 
+    def _reply(self, line: dict[str, Any], said: str) -> Any:
+        model = line["body"]["model"]
+        if line["url"].endswith("/responses"):
+            spoken = {"type": "output_text", "text": said, "annotations": []}
+            message = {"type": "message", "id": "m", "role": "assistant", "content": [spoken]}
+            usage = {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110}
+            return {"id": "resp_1", "object": "response", "model": model, "status": "completed",
+                    "output": [message], "usage": usage}  # fmt: skip
+        return json.loads(openai_chat_reply(said, model, usage=self.usage).body)
+
     # --- Anthropic ---------------------------------------------------------------------------
 
     def _anthropic(self, method: str, path: str, request: Received) -> Scripted:

@@ -227,6 +227,26 @@ def test_what_a_provider_takes_at_once_is_not_passed(lab_of, api, kind, monkeypa
     assert [len(b["lines"]) for b in api.batches.values()] == [2, 2, 1]
 
 
+def test_the_responses_api_has_a_batch_of_its_own(lab_of, api):
+    api.says = lambda body: "chat" if "messages" in body else "response"
+    lab = lab_of()
+    items = [{"prompt": "a"}, {"prompt": "b", "params": {"api": "responses"}}]
+    found = lab.batch(items, provider_batch=True, model_id="gpt-4o")
+    assert [(r.content, r.cost) for r in found] == [("chat", COST), ("response", COST)]
+    assert {b["endpoint"] for b in api.batches.values()} == {
+        "/v1/chat/completions",
+        "/v1/responses",
+    }
+
+
+def test_hours_of_waiting_make_no_model_slow(lab_of, api):
+    lab = lab_of()
+    lab.batch(["a", "b"], provider_batch=True, model_id="gpt-4o")
+    found = lab.metrics("gpt-4o", "1h")
+    assert (found.requests.ok, found.cost.total) == (2, 2 * COST)
+    assert found.latency.count == found.provider_latency.count == found.overhead.count == 0
+
+
 def test_azure_takes_batches_on_both_endpoints(make_lab, api):
     api.says = echo
     azure = {

@@ -210,7 +210,8 @@ class Instrumentation:
             if record.response_model is not None:
                 answered[names.RESPONSE_MODEL] = record.response_model
             failed = {} if record.error_class is None else {names.ERROR_TYPE: record.error_class}
-            self._duration.record((record.latency_ms or 0.0) / 1000, answered | failed)
+            if record.latency_ms is not None:  # it has none where it waited in a batch
+                self._duration.record(record.latency_ms / 1000, answered | failed)
             if record.stream and record.ttft_ms is not None:
                 self._first_chunk.record(record.ttft_ms / 1000, answered)
         for attempt in record.attempts:
