@@ -9,13 +9,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from novellus_lab.errors import (
     BadRequestError,
     BudgetError,
     CircuitOpenError,
     ConfigurationError,
+    ContentFilteredError,
     DeadlineExceededError,
     InvalidRequestError,
     LimitExceededError,
@@ -121,6 +122,7 @@ class Attempts:
     ) -> R:
         error: ProviderError | UnsupportedParameterError | BudgetError | None = None
         ahead, tried = deque(order), set[str]()
+        withheld: _Withheld[R] | None = None
         kept_back: list[Model] = []  # by the breaker: asked when all others have failed
         at_last = False
         role: Role = "primary"
@@ -138,11 +140,18 @@ class Attempts:
                 forced = number > 1 or at_last or not (ahead or kept_back)
                 try:
                     if hedge is None or hedge.sent:
-                        return await self._once(request, model, trace, ask, role, forced=forced)
-                    other = ahead[0] if ahead and hedge.hedging.to == "next" else model
-                    return await self._hedged(
-                        request, model, other, trace, ask, role, forced=forced, hedge=hedge
-                    )
+                        reply = await self._once(request, model, trace, ask, role, forced=forced)
+                    else:
+                        other = ahead[0] if ahead and hedge.hedging.to == "next" else model
+                        reply = await self._hedged(
+                            request, model, other, trace, ask, role, forced=forced, hedge=hedge
+                        )
+                    if failover is None or trace.streamed or not _filtered(reply):
+                        return reply
+                    withheld = withheld or _Withheld(reply, trace)
+                    failed = ContentFilteredError(f"{model.id} withheld its answer")
+                    error = failed
+                    break
                 except UnsupportedParameterError as unsupported:
                     if isinstance(unsupported, ProviderError):
                         unsupported.model, unsupported.provider = model.id, model.provider
@@ -184,7 +193,11 @@ class Attempts:
             chain: list[Model] | None = None
             if failover is not None and failed is not None:
                 chain = failover.after(request.question, model, failed)
+            if withheld is not None and chain is None and model.id == withheld.model_id:
+                break  # nobody is said to stand in for it
             if chain is None and isinstance(failed, BadRequestError):
+                if withheld is not None:
+                    break
                 raise failed  # no other would take it
             if chain is None and failover is not None and not ahead:
                 chain = failover.at_last(request.question, model)
@@ -192,6 +205,8 @@ class Attempts:
                 ahead, at_last = deque(m for m in chain if m.id not in tried), False
             if kept_back and not ahead:
                 ahead, kept_back, at_last = deque(kept_back), [], True
+        if withheld is not None:
+            return withheld.again(trace)
         if error is None:
             raise AssertionError("a route without candidates")
         if len(trace.attempts) > 1:
@@ -441,6 +456,28 @@ class Attempts:
             cost_usd=None,
             reason="the call ended before its answer was read; the provider may charge for it",
         )
+
+
+class _Withheld(Generic[R]):
+    """An answer that a provider's filter cut short: better than none, where no stand-in has one."""
+
+    def __init__(self, reply: R, trace: Trace) -> None:
+        self._reply: R = reply
+        self._answer, self._heard = trace.answer, trace.heard
+        self._answered_by, self._dropped_params = trace.answered_by, trace.dropped_params
+
+    @property
+    def model_id(self) -> str | None:
+        return None if self._answered_by is None else self._answered_by.id
+
+    def again(self, trace: Trace) -> R:
+        trace.answer, trace.heard = self._answer, self._heard
+        trace.answered_by, trace.dropped_params = self._answered_by, self._dropped_params
+        return self._reply
+
+
+def _filtered(reply: Reply | EmbeddingReply) -> bool:
+    return isinstance(reply, Reply) and reply.finish_reason == "content_filter"
 
 
 def _too_late(request: Request, trace: Trace) -> DeadlineExceededError:

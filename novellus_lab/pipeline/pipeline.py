@@ -557,20 +557,17 @@ class Pipeline:
         try:
             kept, resting = self._candidates.that_fit(question, plan.models, plan.rule, dropped)
         except ContextWindowExceededError as error:
-            wider = plan.failover.wider(question, plan.models) if plan.failover else []
+            wider = _wider(question, plan)
             if not wider:
                 raise
             trace.strategy = _FAILOVER
             trace.route = Route(
                 strategy=_FAILOVER,
-                candidates=(
-                    *(Candidate(model.id, float(n == 0)) for n, model in enumerate(wider)),
-                    *dropped,
-                ),
+                candidates=(*_in_order(wider), *dropped),
                 picked=wider[0].id,
                 propensity=1.0,
                 rule=plan.rule_name,
-                reason=f"the prompt is too long for {error.model}, the widest of the candidates",
+                reason=_too_long(error),
             )
             trace.route_ms = (time.perf_counter() - started) * 1000
             return wider
@@ -679,14 +676,20 @@ class Pipeline:
         refused: str | None = None
         dropped: list[Candidate] = []
         kept = Pool()
+        judged: list[Candidate] = []
+        name, reason = "none", None
         try:
             plan = self.plan(question)
+            name = plan.strategy_name
             kept, _ = self._candidates.that_fit(question, plan.models, plan.rule, dropped)
-        except (NoModelAvailableError, ContextWindowExceededError) as error:
+        except NoModelAvailableError as error:
             refused = str(error)
+        except ContextWindowExceededError as error:
+            if plan is not None and (wider := _wider(question, plan)):
+                judged, name, reason = _in_order(wider), _FAILOVER, _too_long(error)
+            else:
+                refused = str(error)
         estimates = self._candidates.estimates(question)
-        name, reason = "none" if plan is None else plan.strategy_name, None
-        judged: list[Candidate] = []
         if plan is not None and kept:
             twin = Random()
             twin.setstate(self._random.getstate())
@@ -786,6 +789,19 @@ class Pipeline:
             if not stood_in:
                 self._semantic.learn(question, plan, entry)
         return completion, entry
+
+
+def _wider(question: Question, plan: Plan) -> list[Model]:
+    """Return who takes a prompt that is too long for all candidates."""
+    return [] if plan.failover is None else plan.failover.wider(question, plan.models)
+
+
+def _in_order(models: list[Model]) -> list[Candidate]:
+    return [Candidate(model.id, float(n == 0)) for n, model in enumerate(models)]
+
+
+def _too_long(error: ContextWindowExceededError) -> str:
+    return f"the prompt is too long for {error.model}, the widest of the candidates"
 
 
 def _hedging(settings: HedgingSettings | None) -> Hedging | None:

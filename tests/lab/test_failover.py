@@ -191,6 +191,9 @@ def test_a_prompt_too_long_for_all_candidates_goes_to_the_chain_unsent(make_lab,
         r = lab.complete("word " * 2_000)
         assert (r.model, asked(server)) == ("big", ["big"])
         assert r.route.strategy == "failover"
+        explained = lab.router.explain("word " * 2_000)
+        assert (explained.strategy, explained.refused) == ("failover", None)
+        assert next((c.model_id, c.probability) for c in explained.candidates) == ("big", 1.0)
         assert "too long for small" in r.route.reason
         with pytest.raises(ContextWindowExceededError):
             lab.complete("word " * 2_000, model_id="small")
@@ -238,3 +241,58 @@ def test_what_is_urgent_in_the_queue_is_urgent_for_rules(make_lab, rows):
         lab.flush()
     told = {row["messages"][0]["content"]: (row["priority"], row["rule"]) for row in rows()}
     assert told == {"1": ("7", "urgent"), "2": ("own", None), "3": (None, None)}
+
+
+# --- answers that were withheld ------------------------------------------------------------------
+
+WITHHELD = openai_chat_reply("I can", finish_reason="content_filter")
+
+
+def test_a_withheld_answer_is_asked_for_elsewhere_where_that_is_said(make_lab, rows):
+    with by_model({"a": WITHHELD, "b": GOOD, "lenient": GOOD}) as server:
+        models = [
+            openai_model("a", server.url, priority=3),
+            openai_model("b", server.url, priority=2),
+            openai_model("lenient", server.url, weight=0),
+        ]
+        lab = make_lab(*models, load_balancing=PRIORITY, fallbacks={"default": ["lenient"]})
+        assert lab.complete("1").finish_reason == "content_filter"
+        lab = make_lab(
+            *models, load_balancing=PRIORITY, fallbacks={"content_filtered": ["lenient"]}
+        )
+        r = lab.complete("2")
+        lab.flush()
+    assert (r.content, r.model) == ("Good.", "lenient")
+    # Both were answers, and both are paid for.
+    assert [(a.role, a.status.value) for a in r.attempts] == [("primary", "ok"), ("failover", "ok")]
+    assert rows()[-1]["cost_usd"] == sum(a.price.cost_usd for a in r.attempts)
+
+
+@pytest.mark.parametrize("error", [openai_error(500), openai_error(400)])
+def test_a_withheld_answer_is_better_than_none(make_lab, rows, error):
+    with by_model({"a": WITHHELD, "lenient": error}) as server:
+        lab = make_lab(
+            openai_model("a", server.url),
+            openai_model("lenient", server.url, weight=0),
+            retries={"max_attempts": 1},
+            fallbacks={"content_filtered": ["lenient"]},
+        )
+        r = lab.complete("Hi")
+        lab.flush()
+    assert (r.content, r.model, r.finish_reason) == ("I can", "a", "content_filter")
+    [row] = rows()
+    assert (row["model"], row["status"], row["attempts"]) == ("a", "ok", 2)
+
+
+def test_what_was_heard_of_a_stream_is_not_asked_for_again(make_lab):
+    from tests.loopback import openai_chat_stream
+
+    withheld = openai_chat_stream(["I ", "can"], finish_reason="content_filter")
+    with by_model({"a": withheld, "lenient": GOOD}) as server:
+        lab = make_lab(
+            openai_model("a", server.url),
+            openai_model("lenient", server.url, weight=0),
+            fallbacks={"content_filtered": ["lenient"]},
+        )
+        assert "".join(map(str, lab.stream("Hi"))) == "I can"
+        assert asked(server) == ["a"]
