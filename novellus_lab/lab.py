@@ -90,6 +90,7 @@ class CallArguments(TypedDict, total=False):
     model_selection_strategy: str | None
     timeout: float | None
     hedge: bool | Mapping[str, Any] | None
+    shadow: bool | None
     priority: str | int | None
     tags: Mapping[str, Any] | None
     session_id: str | None
@@ -251,6 +252,7 @@ class Lab:
             hedge: call a second time (the next candidate, else the same model) when the first takes
                 longer than 95% of its calls, and take the first answer; or a dict: after_ms,
                 quantile, min_calls, to (`next`, `same`). Both calls cost. Default as configured.
+            shadow: False: no shadow model of the configuration is asked; True: all are.
             priority: a label for rules and the log.
             tags: free labels for analysis, such as `{"team": "search"}`.
             session_id: groups the calls of one conversation or user.
@@ -815,11 +817,13 @@ class Lab:
     def flush(self, timeout: float = 10.0) -> None:
         """Return when every call made so far is in PostgreSQL.
 
+        Shadow calls are waited for before, as long again at most.
+
         Raises:
             StoreUnavailableError: it was not within `timeout` seconds; the records wait in the
                 spool and go in when the database is back.
         """
-        self._live().flush(timeout)
+        self._live().flush(timeout, shadows=True)
 
     def close(self) -> None:
         """Flush, close all connections, leave the embedded server. Idempotent.

@@ -18,6 +18,7 @@ from novellus_lab.limits.budget import Budget, CallScope, Scope
 from novellus_lab.limits.budgets import Budgets
 from novellus_lab.limits.quota import key_quota, model_quota
 from novellus_lab.limits.rate_limits import RateLimits
+from novellus_lab.pipeline.question import PURPOSE_TAG
 from novellus_lab.pricing.book import BATCH
 from novellus_lab.routing.breaker import BreakerPolicy, CircuitBreaker
 
@@ -109,7 +110,7 @@ class Admission:
             max_wait_s=limits.max_wait_s,
         )
         self.budgets = Budgets(
-            [_budget(entry) for entry in settings.budgets],
+            [_budget(entry) for entry in settings.budgets] + _shadow_budgets(settings),
             conninfo,
             unpriced=settings.budget_policy.unpriced,
             unreachable=settings.budget_policy.unreachable,
@@ -318,6 +319,15 @@ def _quotas(model: Model, settings: Settings) -> tuple[Quota, ...]:
         if key is not None and settings.api_key((shared.api_key_env,)) == model.config.api_key
     ]
     return tuple(found)
+
+
+def _shadow_budgets(settings: Settings) -> list[Budget]:
+    names = [(entry, settings.model(entry.model).model_id) for entry in settings.shadows]
+    purpose = f"{PURPOSE_TAG}=shadow"
+    return [
+        Budget(f"shadow calls of {name}", entry.usd, entry.per, Scope(model=name, tag=purpose))
+        for entry, name in names
+    ]
 
 
 def _budget(entry: BudgetSettings) -> Budget:

@@ -15,6 +15,7 @@ from novellus_lab.cache.policy import CachePolicy
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.pipeline.asking import AskForVectors
 from novellus_lab.pipeline.question import (
+    PURPOSE_TAG,
     Question,
     canonical_json,
     checked_label,
@@ -281,8 +282,6 @@ class ModelEmbedder:
 
 
 _EMBED_TIMEOUT_S = 10.0
-PURPOSE_TAG = "novellus.purpose"
-"""Tag of the requests that this package makes on its own: what they are for."""
 
 _READ_WRITE = CachePolicy()
 

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 from novellus_lab.cache.manager import expiry
 from novellus_lab.errors import (
     ContextWindowExceededError,
+    InvalidRequestError,
     NoModelAvailableError,
     NovellusError,
 )
 from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.asking import AskForAnswer
 from novellus_lab.pipeline.candidates import Pool
-from novellus_lab.pipeline.embedding import PURPOSE_TAG
 from novellus_lab.pipeline.explanation import ExplainedCandidate, Explanation, RuleVerdict
 from novellus_lab.pipeline.hedging import Hedge, HedgeAllowance, Hedging, hedging_of
 from novellus_lab.pipeline.kept import answer_again, entry_of, replay_chunks, worth_keeping
 from novellus_lab.pipeline.observing import ObservedAsk
+from novellus_lab.pipeline.question import PURPOSE_TAG
 from novellus_lab.pipeline.recording import (
     answered_record,
     failed_record,
@@ -33,6 +34,7 @@ from novellus_lab.pipeline.recording import (
     without_latency,
 )
 from novellus_lab.pipeline.request import Request
+from novellus_lab.pipeline.shadowing import SHADOW
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.pipeline.trace import Trace
 from novellus_lab.routing.answer_checks import Answer
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.question import Question
     from novellus_lab.pipeline.recording import ContentPolicy
     from novellus_lab.pipeline.semantic import SemanticCache, SimilarEntry
+    from novellus_lab.pipeline.shadowing import Shadows
     from novellus_lab.pipeline.trained_routers import TrainedRouters
     from novellus_lab.records import RequestRecord
     from novellus_lab.routing.registry import Registry
@@ -83,6 +86,7 @@ _FAILOVER = "failover"
 _EXPLICIT = Explicit()
 _CHEAPEST = CostOptimized()
 _LOTTERY = Weighted()
+_LEAVE_S = 5.0
 
 MAX_LINE_BYTES = 16_384
 """Of a hit's row in the log that is kept ready for the next hit."""
@@ -167,6 +171,7 @@ class Pipeline:
             for rule in settings.load_balancing.rules
         }
         self._hedges = HedgeAllowance()
+        self.shadows: Shadows | None = None
         self._renewing: set[bytes] = set()
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -186,6 +191,8 @@ class Pipeline:
         rule: RuleSettings | None = None
         if question.use_semantic_cache:
             self._semantic.check()
+        if question.shadow and self.shadows is None:
+            raise InvalidRequestError("shadow=True, but the configuration has no `shadows`")
         if question.strategy is not None:
             self._strategies.get(question.strategy)
         epsilon = 0.0
@@ -300,7 +307,43 @@ class Pipeline:
             self._log_hit(request, plan, entry, completion)
         else:
             self._log.append(answered_record(request, plan.key, trace, completion, self._content))
+            if self.shadows is not None:
+                self.shadows.after(request, completion.model)
         return completion
+
+    async def shadow(self, question: Question, model: Model) -> None:
+        """Ask a model for comparison, and log it. The router had no part in it.
+
+        Raises:
+            ProviderError, DeadlineExceededError, BudgetError, ResponseParseError
+        """
+        request, trace = Request.of(question, time.perf_counter()), Trace(strategy=SHADOW)
+        plan = Plan((model,), SHADOW, _EXPLICIT, None)
+        try:
+            try:
+                asking = self._asking(request, None)
+                reply = await self._attempts.run(request, plan.models, trace, asking)
+            finally:
+                trace.attempts[:] = [replace(a, role="shadow") for a in trace.attempts]
+            completion, _ = self._complete(request, plan, reply, trace)
+        except BaseException as error:
+            self._log.append(failed_record(request, None, trace, error, self._content))
+            raise
+        self._log.append(answered_record(request, None, trace, completion, self._content))
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait for shadow calls that are under way."""
+        if self.shadows is not None:
+            await self.shadows.settle(timeout_s)
+
+    async def aclose(self) -> None:
+        """Break off what goes on in the background."""
+        if self.shadows is not None:
+            await self.shadows.aclose()
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background, timeout=_LEAVE_S)
 
     # --- answers that came otherwise: from a provider's batch -----------------------------------
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from novellus_lab.types import Message
 
+PURPOSE_TAG = "novellus.purpose"
+"""Tag of the requests that this package makes on its own: what they are for."""
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _TAG_TYPES = (str, int, float, bool, type(None))
 _LONGEST_PATH = 1_000
@@ -58,6 +61,8 @@ class Question:
     """For the whole call, retries and failovers included; None: no limit."""
     hedge: bool | Mapping[str, Any] | None = None
     """Whether and how a slow call is made a second time; None: as configured."""
+    shadow: bool | None = None
+    """Whether shadow models are asked, too: True, all of them; None: as configured."""
     priority: str | int | None = None
     tags: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     session_id: str | None = None
@@ -165,6 +170,7 @@ def build_question(
     model_selection_strategy: str | None = None,
     timeout: float | None = None,
     hedge: bool | Mapping[str, Any] | None = None,
+    shadow: bool | None = None,
     priority: str | int | None = None,
     tags: Mapping[str, Any] | None = None,
     session_id: str | None = None,
@@ -233,6 +239,8 @@ def build_question(
         asked["params"] = dict(params)
     if type(use_cache) is not bool or type(use_semantic_cache) not in (bool, type(None)):
         raise InvalidRequestError("use_cache and use_semantic_cache must be True or False")
+    if shadow is not None and type(shadow) is not bool:
+        raise InvalidRequestError(f"shadow must be True or False, not {shadow!r:.80}")
     policy = CachePolicy.parse(cache) if cache is not None else _DEFAULT_POLICY
     if model_id is not None and (not isinstance(model_id, str) or not model_id):
         raise InvalidRequestError(f"model_id must be a non-empty string, not {model_id!r}")
@@ -260,6 +268,7 @@ def build_question(
         response_model=response_model,
         timeout_s=timeout_s,
         hedge=None if hedge is None else checked_hedge(hedge),
+        shadow=shadow,
         priority=priority,
         tags=tags or EMPTY,
         session_id=session_id,

@@ -28,6 +28,7 @@ from novellus_lab.pipeline.observing import Observed
 from novellus_lab.pipeline.pipeline import Pipeline
 from novellus_lab.pipeline.quick_prices import QuickPrices
 from novellus_lab.pipeline.recording import ContentPolicy
+from novellus_lab.pipeline.shadowing import Shadows
 from novellus_lab.pipeline.trained_routers import TrainedRouters
 from novellus_lab.pricing import PriceBook
 from novellus_lab.routing.registry import Registry
@@ -136,6 +137,10 @@ class Runtime:
             flight=caching.flight,
             semantic=caching.semantic,
         )
+        if settings.shadows:
+            pipeline.shadows = Shadows(
+                settings, catalog, candidates, admission, pipeline.shadow, Random(seed)
+            )
         embedder = Embedder(catalog, cache, attempts, log, content, caching=settings.cache.enabled)
         log.start()
         thread = LoopThread()
@@ -168,8 +173,14 @@ class Runtime:
             experiments,
         )
 
-    def flush(self, timeout_s: float) -> None:
-        """Wait until log, shared cache and budgets hold all that was done before."""
+    def flush(self, timeout_s: float, *, shadows: bool = False) -> None:
+        """Wait until log, shared cache and budgets hold all that was done before.
+
+        Args:
+            shadows: wait for shadow calls first, as long again at most.
+        """
+        if shadows and self.settings.shadows:
+            self.thread.run(self.pipeline.settle, timeout_s)
         until = time.monotonic() + timeout_s
         self.thread.run(self._flush, timeout_s)
         self.log.flush(max(0.0, until - time.monotonic()))
@@ -184,6 +195,7 @@ class Runtime:
         self.log.close()
 
     async def _close_connections(self) -> None:
+        await self.pipeline.aclose()
         await self.catalog.aclose()
         await self.caching.close()
         await self.admission.aclose()

@@ -25,6 +25,7 @@ from novellus_lab.settings.schema import (
     RuleSettings,
     SemanticCacheSettings,
     Settings,
+    ShadowSettings,
 )
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "RuleSettings",
     "SemanticCacheSettings",
     "Settings",
+    "ShadowSettings",
     "load_settings",
 ]

@@ -272,6 +272,17 @@ def _name_models(settings: Settings, document: _Document) -> None:
     for index, model in enumerate(settings.models):
         for failure, names in model.fallbacks.items():
             check(("models", index, "fallbacks", failure), names)
+    shadows: set[str] = set()
+    for index, shadow in enumerate(settings.shadows):
+        where = document.where(("shadows", index, "model"))
+        if shadow.model in shadows:
+            problems.append(f"{where} repeats {shadow.model!r}: give each model one entry")
+        shadows.add(shadow.model)
+        if shadow.model not in seen and shadow.model not in full_ids:
+            problems.append(
+                f"{where} names {shadow.model!r}, which is not one of models. "
+                f"{did_you_mean(shadow.model, [*seen, *full_ids])}"
+            )
     rule_names: set[str] = set()
     for index, rule in enumerate(settings.load_balancing.rules):
         path: KeyPath = ("load_balancing", "rules", index)

@@ -453,6 +453,28 @@ class RuleSettings(Section):
         return {"name": self.name, "config": {**config, "conditions": conditions}}
 
 
+def _of_the_request(conditions: ConditionSettings) -> ConditionSettings:
+    for name in ("max_latency_ms", "max_cost_usd"):
+        if getattr(conditions, name) is not None:
+            raise ValueError(f"must not hold {name!r}: it chooses among models, and here is one")
+    return conditions
+
+
+class ShadowSettings(Section):
+    """One entry of `shadows`: a model that is also asked, unseen by the caller."""
+
+    model: _Name
+    share: Annotated[float, Field(gt=0, le=1, strict=True)]
+    """Of the answered requests for which the conditions hold."""
+    usd: Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, allow_inf_nan=False)]
+    """What its calls may cost together …"""
+    per: Literal["day", "month", "total"] = "day"
+    """… in this time, in UTC."""
+    max_concurrent: _Count = 4
+    """Calls at once of one process; what would be more is not asked."""
+    conditions: Annotated[ConditionSettings, AfterValidator(_of_the_request)] = ConditionSettings()
+
+
 class LoadBalancingSettings(Section):
     """How a model is chosen where the call names none."""
 
@@ -665,6 +687,7 @@ class Settings(Section):
     """Who stands in for the candidates of calls that name no model."""
     hedging: HedgingSettings | None = None
     """None: no call is made twice, but those that ask for it."""
+    shadows: tuple[ShadowSettings, ...] = ()
     logging: LoggingSettings = LoggingSettings()
     sessions: SessionsSettings = SessionsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

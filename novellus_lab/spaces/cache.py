@@ -12,7 +12,6 @@ from novellus_lab.cache.manager import expiry
 from novellus_lab.cache.policy import CachePolicy
 from novellus_lab.cache.values import VALUE_SCOPE, value_entry, value_key, value_of
 from novellus_lab.errors import InvalidRequestError
-from novellus_lab.pipeline.embedding import PURPOSE_TAG
 from novellus_lab.pipeline.judging import (
     JUDGE_PROMPT,
     calibrated,
@@ -24,7 +23,7 @@ from novellus_lab.pipeline.judging import (
     verdict_of,
 )
 from novellus_lab.pipeline.log_entries import entries_from_log
-from novellus_lab.pipeline.question import checked_tags
+from novellus_lab.pipeline.question import PURPOSE_TAG, checked_tags
 from novellus_lab.pipeline.request import Request
 from novellus_lab.types import CacheOutcome
 
