@@ -41,7 +41,10 @@ class LabMonitor:
         self._telemetry = telemetry
 
     def __repr__(self) -> str:
-        return "lab.monitor: metrics, health, explain_health, anomalies, watch, overview"
+        return (
+            "lab.monitor: metrics, health, explain_health, anomalies, acknowledge, watch, overview, "
+            "prometheus, instrument"
+        )
 
     def metrics(self, model_id: str | None = None, time_range: TimeRange = "1h") -> ModelMetrics:
         """Return what a model did: requests, times, tokens, cost, cache, errors.

@@ -244,6 +244,21 @@ def test_metrics_have_the_names_units_and_bounds_of_the_conventions(make_lab, te
     assert streamed["gen_ai.response.time_to_first_chunk"] == pytest.approx(first.sum)
 
 
+def test_a_stream_that_is_left_ends_its_span(make_lab, telemetry):
+    pieces = openai_chat_stream([f"word{n} " for n in range(20)], between_s=0.05)
+    with ScriptedServer(pieces) as server:
+        lab = make_lab(openai_model("gpt-4o", server.url))
+        telemetry.instrument(lab)
+        stream = lab.stream("Count")
+        next(stream)
+        stream.close()
+        lab.flush()
+    [span] = telemetry.spans
+    assert span.attributes["novellus.status"] == "cancelled"
+    assert span.attributes["error.type"] == "CancelledError"
+    assert span.attributes["gen_ai.usage.output_tokens"] > 0  # what had arrived is paid for
+
+
 def test_embeddings(make_lab, telemetry):
     with ScriptedServer(openai_embedding_reply([[0.1, 0.2]], tokens=5)) as server:
         lab = make_lab(embedding_model("text-embedding-3-small", server.url))
