@@ -56,15 +56,19 @@ class Grouped:
         self.selection = select(table, question.since, question.filters or {})
         self.buckets = None if question.every is None else buckets(question.every, question.tz)
         self.zone = zone(question.tz)
-        rows = mirror.rows(table, self.selection.since, self.selection.until)
         self.connection: DuckDBPyConnection = mirror.connection()
-        rows.attach(self.connection, "log")
+        self.attach(mirror, question)
         self.keys = dict(self.dimensions)
         if self.buckets is not None:
             extent = self.run(f"SELECT min({table.time}) AS low, max({table.time}) AS high")
             [[low], [high]] = (extent[name].to_pylist() for name in ("low", "high"))
             key = "0::BIGINT" if low is None else self.buckets.key(table.time, low, high)
             self.keys = {TIME: key, **self.keys}
+
+    def attach(self, mirror: LogMirror, question: Question) -> None:
+        """Make the rows that the question is about the view `log`."""
+        rows = mirror.rows(question.table, self.selection.since, self.selection.until)
+        rows.attach(self.connection, "log")
 
     def run(self, select_list: str, rest: str = "") -> pa.Table:
         """Run `select_list` over the selected rows."""
@@ -79,7 +83,8 @@ class Grouped:
             where = f"FILTER (WHERE {amount.where})"
             wide = f"FILTER (WHERE ({amount.where}) AND {amount.column}_wide IS NOT NULL)"
             columns += [
-                f"sum({amount.column}) {where} AS {quoted(name)}",
+                f"(sum({amount.column}) {where})::DECIMAL({_MAX_DIGITS}, {USD_DIGITS}) "
+                f"AS {quoted(name)}",
                 f"list({amount.column}_wide) {wide} AS {quoted(f'{name}_wide')}",
             ]
         group = f"GROUP BY {', '.join(str(n + 1) for n in range(len(self.keys)))}"

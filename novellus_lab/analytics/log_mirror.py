@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS, LogTable
+from novellus_lab.analytics.postgres_arrow import PostgresArrow, PostgresError, PostgresRows
 from novellus_lab.errors import (
     HomeNotWritableError,
     MissingDependencyError,
@@ -156,30 +157,6 @@ class LogRows:
         )
 
 
-class PostgresRows:
-    """A query to PostgreSQL that Arrow's consumers read as a table, as often as they like."""
-
-    def __init__(self, conninfo: str, query: str) -> None:
-        self._conninfo = conninfo
-        self._query = query
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        import pyarrow as pa
-        from adbc_driver_postgresql import dbapi
-
-        def batches() -> Iterator[Any]:
-            # Whoever reads holds what it reads from.
-            with connection, cursor:
-                yield from reader
-
-        connection = dbapi.connect(self._conninfo, autocommit=True)
-        cursor = connection.cursor()
-        cursor.execute(self._query)
-        reader = cursor.fetch_record_batch()
-        stream = pa.RecordBatchReader.from_batches(reader.schema, batches())
-        return stream.__arrow_c_stream__(requested_schema)
-
-
 class LogMirror:
     """The copy of one database's log, for one process. Threads may share it.
 
@@ -193,18 +170,18 @@ class LogMirror:
 
     def __init__(self, conninfo: str, directory: Path) -> None:
         try:
+            import adbc_driver_postgresql  # noqa: F401 - said here, not in the middle
             import duckdb
-            import pyarrow as pa
-            from adbc_driver_postgresql import dbapi
+            import pyarrow  # noqa: F401
         except ImportError as error:
             raise MissingDependencyError(
                 f"analytics needs {error.name}: pip install 'novellus_lab[analytics]'"
             ) from None
-        self._duckdb, self._arrow, self._dbapi = duckdb, pa, dbapi
+        self._duckdb = duckdb
         self._conninfo = conninfo
+        self._postgres = PostgresArrow(conninfo)
         self._directory = directory
         self._lock = threading.RLock()
-        self._connection: Any = None
         self._engine: DuckDBPyConnection | None = None
         self.pid = os.getpid()
 
@@ -243,7 +220,9 @@ class LogMirror:
 
     def columns(self, table: str) -> dict[str, str]:
         """Return the columns of any table and their types; none if there is no such table."""
-        return dict(_rows_of(self._guarded(lambda: self._fetch(_COLUMNS.format(table=table)))))
+        return dict(
+            _rows_of(self._guarded(lambda: self._postgres.table(_COLUMNS.format(table=table))))
+        )
 
     def stream(self, query: str) -> PostgresRows:
         """Return what Arrow reads as a table, asking PostgreSQL each time anew."""
@@ -260,7 +239,7 @@ class LogMirror:
     def close(self) -> None:
         """Let the connections go; the files stay."""
         with self._lock:
-            self._disconnect()
+            self._postgres.close()
             if self._engine is not None:
                 self._engine.close()
                 self._engine = None
@@ -293,9 +272,9 @@ class LogMirror:
 
     def _look(self, table: LogTable) -> _Look:
         # Counters first: a change that the snapshot below does not see yet is seen next time.
-        found = self._fetch(_LOOK.format(table=table.name))
+        found = self._postgres.table(_LOOK.format(table=table.name))
         partitions = [_partition(*row) for row in _rows_of(found)]
-        [(database, settled, newest, stamped)] = _rows_of(self._fetch(_WHERE))
+        [(database, settled, newest, stamped)] = _rows_of(self._postgres.table(_WHERE))
         has_stamp = table.stamp is not None and f"{table.name}.{table.stamp}" in stamped
         return _Look(database, settled, newest, has_stamp, tuple(partitions))
 
@@ -322,7 +301,12 @@ class LogMirror:
                 f"FROM public.{table.name} WHERE false"
             ]
         query = " UNION ALL ".join(parts)
-        return self._fetch(query if limit is None else f"{query} LIMIT {limit}")
+        # New rows are few, and the planner can't know it: its statistics are of the past.
+        self._postgres.run(f"SET enable_seqscan = {'off' if look.stamped else 'on'}")
+        try:
+            return self._postgres.table(query if limit is None else f"{query} LIMIT {limit}")
+        finally:
+            self._postgres.run("SET enable_seqscan = on")
 
     # --- copying -----------------------------------------------------------------------------
 
@@ -345,9 +329,8 @@ class LogMirror:
                     where += f" AND {stamp} >= '{copy.watermark}'::xid8"
                 query = f"SELECT {table.read} FROM ONLY {partition.name} WHERE {where}"
                 began = time.monotonic()
-                with self._cursor() as cursor:
-                    cursor.execute(query)
-                    rows = self._write(copy, table, "arriving", cursor.fetch_record_batch())
+                with self._postgres.reader(query) as reader:
+                    rows = self._write(copy, table, "arriving", reader)
                 copy.watermark = look.settled
                 if rows >= _MEMORY_ROWS:
                     taken = time.monotonic() - began
@@ -408,9 +391,14 @@ class LogMirror:
         target = str(path).replace("'", "''")
         with self.connection() as engine:
             engine.register(name, rows)
-            copied = engine.execute(
-                f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)"
-            ).fetchall()
+            try:
+                copied = engine.execute(
+                    f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)"
+                ).fetchall()
+            except self._duckdb.Error as error:
+                path.unlink(missing_ok=True)
+                reason = str(error).strip().splitlines()[0]
+                raise StoreUnavailableError(f"the log can't be copied: {reason}") from None
         count = int(copied[0][0])
         if count:
             copy.files.append((file, count))
@@ -483,34 +471,16 @@ class LogMirror:
             try:
                 try:
                     return ask()
-                except self._dbapi.Error:
-                    if self._connection is None:
+                except PostgresError:
+                    if not self._postgres.is_open:
                         raise
                     # The server was restarted since, or a partition went as we looked at it.
-                    self._disconnect()
+                    self._postgres.close()
                     return ask()
-            except self._dbapi.Error as error:
-                self._disconnect()
+            except PostgresError as error:
+                self._postgres.close()
                 reason = str(error).strip().splitlines()[0]
                 raise StoreUnavailableError(f"the log can't be read: {reason}") from None
-
-    @contextlib.contextmanager
-    def _cursor(self) -> Iterator[Any]:
-        if self._connection is None:
-            self._connection = self._dbapi.connect(self._conninfo, autocommit=True)
-        with self._connection.cursor() as cursor:
-            yield cursor
-
-    def _fetch(self, query: str) -> pa.Table:
-        with self._cursor() as cursor:
-            cursor.execute(query)
-            return cursor.fetch_arrow_table()
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(self._dbapi.Error):
-                self._connection.close()
-            self._connection = None
 
 
 def _valid(manifest: _Manifest, partition: _Partition, look: _Look) -> bool:

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS, USD_TYPE
+from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS, USD_DIGITS
 from novellus_lab.analytics.selection import quoted
 from novellus_lab.errors import InvalidRequestError
 
@@ -26,6 +26,7 @@ _BESIDE = {
     "anomalies": "ai_anomalies",
     "experiments": "ai_experiments",
 }
+_USD = f"DECIMAL(38, {USD_DIGITS})"
 _WORD = re.compile(r"\w+")
 _AS_SENT = {"bool", "int2", "int4", "int8", "float4", "float8", "text", "timestamptz", "bytea"}
 _FRAMES = {"polars", "pandas", "pyarrow", "duckdb", "_duckdb", "numpy"}
@@ -135,7 +136,7 @@ def _attach_log(
     rows = mirror.rows(table)
     rows.attach(connection, f"{name}_log")
     columns_of = [
-        f"coalesce({c}, TRY_CAST({c}_wide AS {USD_TYPE})) AS {c}" if c.endswith("_usd") else c
+        f"coalesce({c}::{_USD}, TRY_CAST({c}_wide AS {_USD})) AS {c}" if c.endswith("_usd") else c
         for c in table.names
     ]
     connection.execute(
@@ -180,5 +181,5 @@ def _kept(column: str, type: str) -> str:
     """Return what DuckDB makes of it."""
     name = quoted(column)
     if type == "numeric":
-        return f"TRY_CAST({name} AS {USD_TYPE}) AS {name}"
+        return f"TRY_CAST({name} AS {_USD}) AS {name}"
     return f"{name}::UUID AS {name}" if type == "uuid" else name

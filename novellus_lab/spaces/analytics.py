@@ -7,9 +7,11 @@ import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 from novellus_lab.analytics import frames
+from novellus_lab.analytics.forecast import forecast as spend_forecast
 from novellus_lab.analytics.grouping import Question
 from novellus_lab.analytics.latency import latency as latency_frame
-from novellus_lab.analytics.log_columns import REQUESTS
+from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS
+from novellus_lab.analytics.waste import waste as waste_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from novellus_lab.analytics.forecast import Forecast
     from novellus_lab.analytics.log_mirror import LogMirror
     from novellus_lab.analytics.selection import Filters
 
@@ -54,7 +57,7 @@ class LabAnalytics:
         self._mirror = mirror
 
     def __repr__(self) -> str:
-        return "lab.analytics: costs, latency, cache, usage, errors, sessions"
+        return "lab.analytics: costs, latency, cache, usage, errors, sessions, waste, forecast"
 
     def costs(
         self,
@@ -147,12 +150,43 @@ class LabAnalytics:
         """Return one row a session, the dearest first: cost, turns, duration, tokens, failures."""
         return frames.sessions(self._mirror(), _asked(since, by, None, tz, filters))
 
+    def waste(
+        self,
+        since: Since = "7d",
+        *,
+        by: By = None,
+        every: str | None = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Return what provider calls cost that gave no answer, beside those that did.
+
+        `went` says what became of them: `answer`, `retried` (failed, and another took its place),
+        `failed`, `cancelled`, `hedged` (lost the race), `escalated` (not good enough), `shadow`,
+        `judge`. Model, provider, status and error class are the call's own, the other labels its
+        request's.
+        """
+        asked = Question(ATTEMPTS, since, by, every, tz, filters)
+        return waste_frame(self._mirror(), asked)
+
+    def forecast(
+        self, period: str = "month", *, tz: str = "UTC", **filters: Unpack[Filters]
+    ) -> Forecast:
+        """Return spend to the end of this day, week, month, quarter or year, with a 95% interval.
+
+        With less than a week of history there is none, and with less than four no pattern of the
+        week; `notes` say so.
+        """
+        return spend_forecast(self._mirror(), _asked(None, None, None, tz, filters), period)
+
     acosts = _twin(costs)
     ausage = _twin(usage)
     alatency = _twin(latency)
     acache = _twin(cache)
     aerrors = _twin(errors)
     asessions = _twin(sessions)
+    awaste = _twin(waste)
+    aforecast = _twin(forecast)
 
 
 def _asked(since: Since, by: By, every: str | None, tz: str, filters: Any) -> Question:

@@ -108,3 +108,11 @@ def test_nothing_that_sql_does_reaches_the_log(lab, rows):
             lab.sql(statement)
     assert rows() == before
     assert lab.analytics.costs()["cost_usd"][0] == sum((r["cost_usd"] for r in before), Decimal(0))
+
+
+def test_waste_and_forecast(lab):
+    [row] = lab.analytics.waste(by="tag:team", tag={"team": "ads"}).to_dicts()
+    assert (row["tag:team"], row["went"], row["calls"]) == ("ads", "answer", 1)
+    ahead = lab.analytics.forecast("month")
+    assert ahead.spent_usd == lab.analytics.costs()["cost_usd"][0]
+    assert ahead.expected_usd is None
