@@ -16,6 +16,7 @@ from benchmarks.speed.figures import TINY
     [
         pytest.param("import", marks=pytest.mark.long),
         pytest.param("calls", marks=pytest.mark.long),
+        pytest.param("routed", marks=pytest.mark.long),
         "cache",
         "log",
         "semantic",

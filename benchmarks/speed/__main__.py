@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.speed import cache, calls, imports, log, semantic
+from benchmarks.speed import cache, calls, imports, log, routed, semantic
 from benchmarks.speed.figures import TINY, Effort, Row, Section
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PARTS = {
     "import": imports.measure,
     "calls": calls.measure,
+    "routed": routed.measure,
     "cache": cache.measure,
     "log": log.measure,
     "semantic": semantic.measure,

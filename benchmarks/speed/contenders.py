@@ -19,6 +19,9 @@ MESSAGES = [
     {"role": "user", "content": "What does a cache do, and when does it do harm? " * 10},
 ]
 """About 1 kB: a short conversation."""
+DEPLOYMENTS = 4
+PLENTY = 10**9
+"""Of requests, tokens, dollars: limits that are kept to and never reached."""
 ASKED = {"messages": MESSAGES, "max_tokens": 200, "temperature": 0.7}
 
 
@@ -202,6 +205,28 @@ class LiteLlmRouter(Contender):
         return answer.choices[0].message.content
 
 
+class LiteLlmRouted(LiteLlmRouter):
+    """Several deployments. Options: limits (requests and tokens a minute are kept to)."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        Contender.__init__(self, url, options)
+        import litellm
+
+        litellm.telemetry = False
+        litellm.suppress_debug_info = True
+        limits = {"rpm": PLENTY, "tpm": PLENTY} if options.get("limits") else {}
+        more = {"routing_strategy": "usage-based-routing-v2"} if limits else {}
+        deployment = {"model": f"openai/{MODEL}", "api_base": f"{url}/v1", "api_key": "key"}
+        self._router = litellm.Router(
+            model_list=[
+                {"model_name": MODEL, "litellm_params": {**deployment, **limits}}
+                for _ in range(DEPLOYMENTS)
+            ],
+            num_retries=2,
+            **more,
+        )
+
+
 class GptCache(Contender):
     """GPTCache's exact match in its map, without the call around it."""
 
@@ -261,11 +286,36 @@ class OurBatch(OurLab):
         return seconds
 
 
-def our_model(url: str) -> dict[str, Any]:
+class OurRouted(OurLab):
+    """Several models to choose from by a rule, with limits and a hard budget."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        Contender.__init__(self, url, options)
+        from novellus_lab import Lab
+
+        limits = {"rpm": PLENTY, "tpm": PLENTY, "concurrent": 1_000}
+        names = [f"{MODEL}-{n}" for n in range(DEPLOYMENTS)]
+        self._lab = Lab(
+            home=options["home"],
+            database_url=options["database_url"],
+            config={
+                "models": [{**our_model(url, name), **limits} for name in names],
+                "load_balancing": {"rules": [{"name": "all", "model_pool": names}]},
+                "budgets": [{"name": "speed", "usd": PLENTY, "per": "day"}],
+            },
+        )
+        self._given = {**ASKED, "use_cache": False, "tags": options["tags"]}
+
+
+class OurRoutedBatch(OurRouted, OurBatch):
+    """The same calls as one batch."""
+
+
+def our_model(url: str, name: str = MODEL) -> dict[str, Any]:
     """The model's entry in a lab's configuration."""
     return {
         "provider": "openai",
-        "model_name": MODEL,
+        "model_name": name,
         "base_url": f"{url}/v1",
         "capabilities": ["chat"],
         "input_token_cost": "0.0025",
@@ -283,6 +333,9 @@ CONTENDERS: dict[str, type[Contender]] = {
     "gptcache": GptCache,
     "lab": OurLab,
     "lab_batch": OurBatch,
+    "lab_routed": OurRouted,
+    "lab_routed_batch": OurRoutedBatch,
+    "litellm_routed": LiteLlmRouted,
 }
 
 
