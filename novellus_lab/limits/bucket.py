@@ -91,6 +91,16 @@ class Gauge:
             wait, why = inf, "concurrent"
         return wait, why  # type: ignore[return-value]
 
+    def has_room(self, tokens: float, now: float) -> bool:
+        """Return whether a call surely fits now; False: look with `wait_s`."""
+        requests, bucket, most = self.requests, self.tokens, self.quota.concurrent
+        return (
+            self.paused_until <= now
+            and (requests is None or requests.level >= 1.0)
+            and (bucket is None or bucket.level - bucket.held >= tokens)
+            and (most is None or self.running < most)
+        )
+
     def take(self, tokens: float, now: float) -> None:
         self.running += 1
         if self.requests is not None:

@@ -24,7 +24,7 @@ from novellus_lab.limits.lanes import Lane, Waiter
 from novellus_lab.limits.shared import SharedLimits, SharedStoreAwayError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from novellus_lab.limits.quota import Quota
 
@@ -208,6 +208,18 @@ class RateLimits:
             if gauge is not None and (wait_s := gauge.wait_s(float(tokens), now)[0]) > longest_s:
                 longest_s = wait_s
         return longest_s
+
+    def has_room(self, quotas: Sequence[Quota], tokens: int) -> bool:
+        """Return whether a call would wait for none of these, by what was there at the last look.
+
+        For routing, before `wait_s` is asked of each: a bucket may have refilled since.
+        """
+        gauges, now = self._gauges, self._clock()
+        for quota in quotas:
+            gauge = gauges.get(quota.id)
+            if gauge is not None and not gauge.has_room(tokens, now):
+                return False
+        return True
 
     def pause(self, quota: Quota, seconds: float) -> None:
         """Let no call in for so long: the provider asked for it (retry-after)."""

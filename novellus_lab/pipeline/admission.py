@@ -18,12 +18,13 @@ from novellus_lab.limits.budget import Budget, CallScope, Scope
 from novellus_lab.limits.budgets import Budgets
 from novellus_lab.limits.quota import key_quota, model_quota
 from novellus_lab.limits.rate_limits import RateLimits
+from novellus_lab.pipeline.pool import Pool
 from novellus_lab.pipeline.question import PURPOSE_TAG
 from novellus_lab.pricing.book import BATCH
 from novellus_lab.routing.breaker import BreakerPolicy, CircuitBreaker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from uuid import UUID
 
     from novellus_lab.limits.budgets import Reservation
@@ -41,6 +42,7 @@ _INPUT_MARGIN = Decimal("1.25")
 """A prompt is counted without the model's own tokenizer: budgets reserve for a quarter more."""
 _LONGEST_ANSWER = 4096
 """Tokens reserved for an answer where neither call nor model says how long it may be."""
+_MOST_POOLS = 256
 _URGENCY = {"high": 10.0, "urgent": 30.0, "low": -10.0}
 """What the labels of `priority` are worth, in seconds of waiting."""
 
@@ -96,6 +98,15 @@ class Place:
             reservation.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """What holds for the models of a pool together: who passes it passes each one's own."""
+
+    quotas: tuple[Quota, ...]
+    longest_answer: int
+    """In tokens, where the call does not say."""
+
+
 class Admission:
     """One per lab. What asks about several models may run on any thread, the rest on the lab's loop."""
 
@@ -122,37 +133,46 @@ class Admission:
         models = list(models)
         self._quotas = {model.id: _quotas(model, settings) for model in models}
         self._longest = {m.id: int(m.settings.max_tokens or _LONGEST_ANSWER) for m in models}
+        self._together: dict[tuple[str, ...], _Together] = {}
 
     def why_not(self, question: Question, model: Model) -> str | None:
         """Return None if a call could be sent to this model now, else why not. Changes nothing."""
-        for told in (self.resting((model,)), self.unaffordable(question, (model,))):
+        alone = Pool((model,))
+        for told in (self.resting(alone), self.unaffordable(question, alone)):
             if told is not None and told[0] is not None:
                 return told[0]
         return None
 
-    def resting(self, models: Sequence[Model]) -> list[str | None] | None:
+    def resting(self, models: Pool) -> list[str | None] | None:
         """Return for each model why its circuit lets no call through now; None: all do."""
         if not self._breaks or self.breaker.quiet:
             return None
-        return [self.breaker.allows(model.id) for model in models]
+        return [self.breaker.allows(model_id) for model_id in models.ids]
 
-    def unaffordable(self, question: Question, models: Sequence[Model]) -> list[str | None] | None:
+    def unaffordable(self, question: Question, models: Pool) -> list[str | None] | None:
         """Return for each model which budget surely stands against a call; None: none does."""
         budgets = self.budgets
         if budgets.idle:
             return None
-        left_usd = budgets.room_usd(_scope(question, models[0]), [m.id for m in models])
+        left_usd = budgets.room_usd(_scope(question, models[0]), models.ids)
         if left_usd is None:
             return None
-        longest = max([self._longest_answer(question, model) for model in models])
-        most_usd = self._prices.ceiling(models, _most_input(question), longest)
+        longest = question.params.get("max_tokens") or self._of(models).longest_answer
+        most_usd = self._prices.ceiling(models, _most_input(question), int(longest))
         if most_usd is not None and most_usd <= left_usd:
             return None
         return [budgets.allows(_scope(question, m), self.most_usd(question, m)) for m in models]
 
-    def waits_s(self, question: Question, models: Sequence[Model]) -> list[float]:
-        """Return for each how long a call would wait for the limits, as far as this process knows."""
+    def waits_s(self, question: Question, models: Pool) -> list[float] | None:
+        """Return for each how long a call would wait for the limits, as far as this process knows.
+
+        None: none would.
+        """
         quotas, wait_s, tokens = self._quotas, self.limits.wait_s, question.input_tokens
+        together = self._of(models)
+        longest = question.params.get("max_tokens") or together.longest_answer
+        if self.limits.has_room(together.quotas, tokens + int(longest)):
+            return None
         return [
             wait_s(limits, tokens + self._longest_answer(question, model))
             if (limits := quotas.get(model.id))
@@ -160,9 +180,9 @@ class Admission:
             for model in models
         ]
 
-    def prefer_cheaper(self, question: Question, models: Sequence[Model]) -> str | None:
+    def prefer_cheaper(self, question: Question, models: Pool) -> str | None:
         """Return why a cheaper model should be taken, or None."""
-        return self.budgets.prefer_cheaper(_scope(question, models[0]), [m.id for m in models])
+        return self.budgets.prefer_cheaper(_scope(question, models[0]), models.ids)
 
     async def enter(
         self, request: Request, model: Model, attempt_id: UUID, *, forced: bool
@@ -268,6 +288,16 @@ class Admission:
     async def aclose(self) -> None:
         await self.limits.aclose()
         await self.budgets.aclose()
+
+    def _of(self, models: Pool) -> _Together:
+        found = self._together.get(models.ids)
+        if found is None:
+            if len(self._together) >= _MOST_POOLS:
+                self._together.clear()
+            quotas = {quota for name in models.ids for quota in self._quotas.get(name, ())}
+            longest = max(self._longest[name] for name in models.ids)
+            found = self._together[models.ids] = _Together(tuple(quotas), longest)
+        return found
 
     def _longest_answer(self, question: Question, model: Model) -> int:
         return int(question.params.get("max_tokens") or self._longest[model.id])

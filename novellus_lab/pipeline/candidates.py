@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cached_property
-from math import inf, isinf
+from math import isinf
 from typing import TYPE_CHECKING, NamedTuple
 
 from novellus_lab.errors import ContextWindowExceededError, NoModelAvailableError
+from novellus_lab.pipeline.pool import Pool
 from novellus_lab.routing.rules import failing, first_match
-from novellus_lab.routing.strategies import Option
 from novellus_lab.types import Candidate
 
 if TYPE_CHECKING:
@@ -30,35 +29,6 @@ if TYPE_CHECKING:
 _CONTEXT_SLACK = 1.25
 """Token counts made without the model's own tokenizer are estimates: only what is surely too long
 is refused before it is sent."""
-
-
-class Pool(tuple["Model", ...]):
-    """Models that may answer, and what of them depends on no request and on no moment."""
-
-    @cached_property
-    def options(self) -> list[Option]:
-        """What the configuration tells strategies of them."""
-        return [
-            Option(
-                model.id,
-                weight=model.weight,
-                priority=model.settings.priority,
-                provider=model.provider,
-                capabilities=model.settings.capabilities,
-                context_window=model.settings.context_window,
-                concurrent=model.settings.concurrent,
-            )
-            for model in self
-        ]
-
-    @cached_property
-    def by_id(self) -> dict[str, Model]:
-        return {model.id: model for model in self}
-
-    @cached_property
-    def narrowest(self) -> float:
-        """The smallest context window, in tokens; inf: none is known."""
-        return min((model.settings.context_window or inf for model in self), default=inf)
 
 
 _NOBODY = Pool()
@@ -183,11 +153,11 @@ class Candidates:
             models, resting = _leave_out(models, told, dropped)
         if len(models) > 1 and (told := self._admission.unaffordable(question, models)):
             models, _ = _leave_out(models, told, dropped)
-        if len(models) > 1 and any(waits_s := self._admission.waits_s(question, models)):
+        if len(models) > 1 and (waits_s := self._admission.waits_s(question, models)):
             models, _ = _leave_out(models, [_wait(s) if s else None for s in waits_s], dropped)
         return Fit(models, resting)
 
-    def prefer_cheaper(self, question: Question, models: Sequence[Model]) -> str | None:
+    def prefer_cheaper(self, question: Question, models: Pool) -> str | None:
         """Return why the cheapest should be taken, whatever the strategy says, or None."""
         if self._admission.budgets.idle:
             return None

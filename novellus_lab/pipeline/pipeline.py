@@ -21,11 +21,11 @@ from novellus_lab.errors import (
 )
 from novellus_lab.ids import uuid7
 from novellus_lab.pipeline.asking import AskForAnswer
-from novellus_lab.pipeline.candidates import Pool
 from novellus_lab.pipeline.explanation import ExplainedCandidate, Explanation, RuleVerdict
 from novellus_lab.pipeline.hedging import Hedge, HedgeAllowance, Hedging, hedging_of
 from novellus_lab.pipeline.kept import answer_again, entry_of, replay_chunks, worth_keeping
 from novellus_lab.pipeline.observing import ObservedAsk
+from novellus_lab.pipeline.pool import Pool
 from novellus_lab.pipeline.question import PURPOSE_TAG
 from novellus_lab.pipeline.recording import (
     answered_record,

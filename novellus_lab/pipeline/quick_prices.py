@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from novellus_lab.pipeline.catalog import Model
+    from novellus_lab.pipeline.pool import Pool
     from novellus_lab.pricing import PriceBook
 
     Ask = Callable[[int, int, int], Decimal | None]
@@ -69,21 +70,18 @@ class QuickPrices:
             model, service_tier, input_tokens, output_tokens, cached_input_tokens, datetime.now(UTC)
         )
 
-    def ceiling(
-        self, models: Sequence[Model], input_tokens: int, output_tokens: int
-    ) -> Decimal | None:
+    def ceiling(self, models: Pool, input_tokens: int, output_tokens: int) -> Decimal | None:
         """Return what a call of this size to any of these models costs at most, at full price.
 
         None: one of the prices is unknown, or is no line.
         """
         if input_tokens > _MOST_INPUT or output_tokens > _MOST_OUTPUT:
             return None
-        ids = tuple([model.id for model in models])
-        line, now = self._ceilings.get(ids), time.monotonic()
+        line, now = self._ceilings.get(models.ids), time.monotonic()
         if line is None or line.until < now:
             if len(self._ceilings) >= _MOST_CEILINGS:
                 self._ceilings.clear()
-            line = self._ceilings[ids] = _highest([self._look_at(m, None) for m in models])
+            line = self._ceilings[models.ids] = _highest([self._look_at(m, None) for m in models])
         if line.rates is None:
             return None
         return line.rates[0] * input_tokens + line.rates[1] * output_tokens

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from novellus_lab.pipeline.pool import Pool
 from novellus_lab.pipeline.quick_prices import QuickPrices
 from novellus_lab.pricing import PriceBook
 from novellus_lab.settings import ConfiguredPrice
@@ -64,7 +65,7 @@ def test_they_agree(model, inputs, outputs, cached_share):
     st.integers(0, 64_000),
 )
 def test_no_model_costs_more_than_the_ceiling(models, inputs, outputs):
-    priced = [_priced(model) for model in models]
+    priced = Pool(_priced(model) for model in models)
     costs = [QUICK.estimate(model, inputs, outputs) for model in priced]
     ceiling = QUICK.ceiling(priced, inputs, outputs)
     if None in costs:
