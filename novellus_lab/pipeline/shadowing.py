@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from novellus_lab.cache.policy import CachePolicy
 from novellus_lab.errors import ContextWindowExceededError, NoModelAvailableError, NovellusError
+from novellus_lab.pipeline.pool import Pool
 from novellus_lab.pipeline.question import PURPOSE_TAG
 from novellus_lab.routing.rules import failing
 
@@ -151,7 +152,7 @@ class Shadows:
             return str(error)
         if (reason := self._admission.why_not(question, model)) is not None:
             return reason
-        if self._admission.waits_s(question, (model,))[0]:
+        if any(self._admission.waits_s(question, Pool((model,))) or ()):
             return "its rate limits have no room"
         return None
 
