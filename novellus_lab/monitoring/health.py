@@ -87,6 +87,9 @@ class Deduction:
     points: float
     most: float
     why: str
+    """What was found."""
+    rule: str = ""
+    """Where points are lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +181,12 @@ def _errors(facts: HealthFacts, rules: HealthRules) -> Deduction:
     rate = facts.failed / facts.asked
     points = _linear(rate, rules.error_rate_from, rules.error_rate_full, ERRORS)
     mostly = f", mostly {facts.worst_error}" if facts.worst_error else ""
-    why = (
-        f"{facts.failed:,} of {facts.asked:,} requests failed ({_percent(rate)}{mostly}); "
+    why = f"{facts.failed:,} of {facts.asked:,} requests failed ({_percent(rate)}{mostly})"
+    rule = (
         f"points are lost above {_percent(rules.error_rate_from)}, all at "
         f"{_percent(rules.error_rate_full)}"
     )
-    return Deduction("errors", points, ERRORS, why)
+    return Deduction("errors", points, ERRORS, why, rule)
 
 
 def _latency(facts: HealthFacts, rules: HealthRules) -> Deduction:
@@ -191,7 +194,7 @@ def _latency(facts: HealthFacts, rules: HealthRules) -> Deduction:
     if facts.median_ms is None:
         return Deduction("latency", 0.0, LATENCY, "there are no answers to time")
     if facts.baseline_ms is None or facts.baseline_answers < rules.min_baseline:
-        points = 0.0
+        points, rule = 0.0, ""
         why = (
             f"no baseline yet: {facts.baseline_answers:,} answers before, {rules.min_baseline:,} are "
             f"needed"
@@ -201,19 +204,19 @@ def _latency(facts: HealthFacts, rules: HealthRules) -> Deduction:
         points = _linear(times, rules.slowdown_from, rules.slowdown_full, LATENCY)
         why = (
             f"half of the calls take {duration(facts.median_ms)} or more, {times:.2f} times the "
-            f"{duration(facts.baseline_ms)} of before; points are lost above "
-            f"{rules.slowdown_from:g} times, all at {rules.slowdown_full:g}"
+            f"{duration(facts.baseline_ms)} of before"
+        )
+        rule = (
+            f"points are lost above {rules.slowdown_from:g} times, all at {rules.slowdown_full:g}"
         )
     most = rules.max_latency_ms
     if most is not None and facts.p95_ms is not None:
         limit = _linear(facts.p95_ms, most, 2 * most, LATENCY)
         if limit > points:
             points = limit
-            why = (
-                f"5 % of the calls take {duration(facts.p95_ms)} or more; points are lost above "
-                f"{duration(most)}, all at {duration(2 * most)}"
-            )
-    return Deduction("latency", points, LATENCY, why)
+            why = f"5 % of the calls take {duration(facts.p95_ms)} or more"
+            rule = f"points are lost above {duration(most)}, all at {duration(2 * most)}"
+    return Deduction("latency", points, LATENCY, why, rule)
 
 
 def _cache(facts: HealthFacts, rules: HealthRules) -> Deduction:
@@ -224,11 +227,9 @@ def _cache(facts: HealthFacts, rules: HealthRules) -> Deduction:
         return Deduction("cache", 0.0, CACHE, why)
     rate = facts.hits / facts.lookups
     points = _linear(rules.hit_rate_from - rate, 0.0, rules.hit_rate_from, CACHE)
-    why = (
-        f"{facts.hits:,} of {facts.lookups:,} came from the cache ({_percent(rate)}); points are lost "
-        f"below {_percent(rules.hit_rate_from)}, all at 0 %"
-    )
-    return Deduction("cache", points, CACHE, why)
+    why = f"{facts.hits:,} of {facts.lookups:,} came from the cache ({_percent(rate)})"
+    rule = f"points are lost below {_percent(rules.hit_rate_from)}, all at 0 %"
+    return Deduction("cache", points, CACHE, why, rule)
 
 
 def _anomalies(facts: HealthFacts) -> Deduction:
@@ -239,7 +240,7 @@ def _anomalies(facts: HealthFacts) -> Deduction:
     if (more := len(facts.anomalies) - len(told)) > 0:
         told.append(f"and {more:,} more")
     costs = ", ".join(f"{points:g} a {severity} one" for severity, points in ANOMALY_POINTS.items())
-    return Deduction("anomalies", points, ANOMALIES, f"{'; '.join(told)} ({costs})")
+    return Deduction("anomalies", points, ANOMALIES, "; ".join(told), costs)
 
 
 def _linear(value: float, start: float, full: float, most: float) -> float:

@@ -29,8 +29,11 @@ Connection = psycopg.AsyncConnection[Any]
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 _LOCK = 1313821784
-_GAP = 5 * MINUTE
+_GAP = HOUR
 """Minutes so close to each other are counted together with those between."""
+_MANY = 1_000
+"""With more new minutes than this, the planner's picture of the rollups is out of date."""
+_ANALYZE = b"ANALYZE public.model_performance_metrics"
 
 _SINCE = b"""
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text, pg_snapshot_xmax(pg_current_snapshot())::text,
@@ -99,6 +102,8 @@ async def catch_up(connection: Connection) -> int:
             models = await all_models(connection)
             for low, high in _ranges(touched):
                 await _roll(connection, models, low, high)
+            if len(touched) > _MANY:
+                await connection.execute(_ANALYZE)
         if now != since:
             await connection.execute(_ROLLED_BEFORE, [now])
     return len(touched)
@@ -129,6 +134,7 @@ async def rebuild(
             await _roll(connection, models, low, high)
             low, days = high, days + 1
         await _roll(connection, models, low, datetime.max.replace(tzinfo=UTC))
+        await connection.execute(_ANALYZE)
         await connection.execute(_ROLLED_BEFORE, [now])
     return days
 

@@ -95,7 +95,11 @@ def health_line(score: HealthScore) -> str:
 def reason_rows(score: HealthScore) -> list[tuple[str, str, str]]:
     """What was taken off, of how much, and why."""
     rows = [
-        (d.cause, f"{-d.points:g} of {-d.most:g}" if d.points else "0", d.why)
+        (
+            d.cause,
+            f"{-d.points:g} of {-d.most:g}" if d.points else "0",
+            f"{d.why}; {d.rule}" if d.rule else d.why,
+        )
         for d in score.deductions
     ]
     return [("", "", score.note), *rows] if score.note else rows
