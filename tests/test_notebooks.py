@@ -109,6 +109,30 @@ def test_the_routing_notebook_fails_over_downgrades_and_draws_the_curve(tmp_path
         remove_state(tmp_path / ".novellus")
 
 
+def test_the_anomalies_notebook_walks_from_an_alarm_to_its_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where it keeps its made-up log
+    try:
+        notebook = run(ROOT / "notebooks" / "04_anomalies.ipynb", tmp_path)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+        shown = "\n".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
+        told = "\n".join("".join(o.get("data", {}).get("text/plain", "")) for o in outputs)
+        assert "of it by tag team search" in shown
+        assert "output length drop" in shown
+        assert "['high error_rate of replay/mixtral-8x7b-instruct']" in told
+        assert sum("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs) == 3
+        (home,) = tmp_path.glob("novellus-made-up-*")
+        found = rows(home, "SELECT kind, model_id, note FROM ai_anomalies")
+        assert {"latency", "error_rate", "output_length_drop"} <= {row["kind"] for row in found}
+        assert [row["note"] for row in found if row["kind"] == "latency"] == [
+            "the search team's index was rebuilt"
+        ]
+    finally:
+        for home in tmp_path.glob("novellus-made-up-*"):
+            remove_state(home)
+
+
 def test_the_example_runs_every_call_of_the_production_systems_documentation(
     tmp_path: Path,
 ) -> None:

@@ -47,6 +47,17 @@ def span(anomaly: Anomaly) -> str:
     return f"{start} to {anomaly.end:{'%H:%M' if same_day else '%Y-%m-%d %H:%M'}} UTC"
 
 
+def brief_span(anomaly: Anomaly) -> str:
+    """From when to when, in UTC, as short as can be, in one piece."""
+    start = f"{anomaly.start:%m-%d %H:%M}"
+    if anomaly.end is None:
+        told = f"since {start}"
+    else:
+        same_day = anomaly.start.date() == anomaly.end.date()
+        told = f"{start}–{anomaly.end:{'%H:%M' if same_day else '%m-%d %H:%M'}}"
+    return told.replace(" ", "\u00a0").replace("-", "\u2011")
+
+
 def message(anomaly: Anomaly) -> dict[str, Any]:
     """What a webhook is sent: plain JSON. `text` is what chat programs show."""
     return {

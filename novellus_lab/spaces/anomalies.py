@@ -166,21 +166,26 @@ class Anomalies(Sequence["Anomaly"]):
     def _repr_html_(self) -> str:
         from novellus_lab.display import table_html
         from novellus_lab.monitoring.watched import METRICS
-        from novellus_lab.monitoring.wording import carrier, name, span
+        from novellus_lab.monitoring.wording import brief_span, carrier, name
 
+        header = ["severity", "anomaly", "model", "when (UTC)", "worst", "usual", "by"]
         rows = [
-            (
+            [
                 one.severity.value,
                 name(one),
                 one.model or "all models",
-                span(one),
+                brief_span(one),
                 METRICS[one.metric].shown(one.observed),
                 METRICS[one.metric].shown(one.expected),
                 carrier(one),
-                f"{one.acknowledged_by}: {one.note or 'seen'}" if one.acknowledged else "",
-            )
+            ]
             for one in self._found[:_SHOWN]
         ]
-        header = ("severity", "anomaly", "model", "when", "worst", "usual", "by", "acknowledged")
+        if any(one.acknowledged for one in self._found[:_SHOWN]):
+            header.append("acknowledged")
+            for row, one in zip(rows, self._found, strict=False):
+                row.append(
+                    f"{one.acknowledged_by}: {one.note or 'seen'}" if one.acknowledged else ""
+                )
         more = f"{len(self) - _SHOWN} more in .frame" if len(self) > _SHOWN else ""
         return table_html(header, rows, [text for text in (self._count, self._about, more) if text])

@@ -282,11 +282,12 @@ class LabMonitor:
         )
         return Watch(watcher, runtime.thread)
 
-    def overview(self, time_range: str | timedelta = "24h") -> Overview:
+    def overview(self, time_range: str | timedelta = "24h", *, detect: bool = True) -> Overview:
         """Return health, metrics and anomalies of all models at a glance; `.save("overview.html")`.
 
         Args:
-            time_range: a duration back from now. Anomalies in it are looked for.
+            time_range: a duration back from now.
+            detect: look for anomalies in it; False: show those that were found before.
 
         Raises:
             InvalidRequestError: `time_range` is no duration.
@@ -295,16 +296,18 @@ class LabMonitor:
         """
         from novellus_lab.spaces.overview import Overview
 
-        anomalies = self.anomalies(time_range)
+        anomalies = self.anomalies(time_range, detect=detect)
         health = self.health()
         each = (self.metrics(model, time_range) for model in health)
         asked = tuple(one for one in each if one.requests.total)
         label = time_range if isinstance(time_range, str) else str(time_range)
         return Overview(health, (self.metrics(None, time_range), *asked), anomalies, label)
 
-    async def aoverview(self, time_range: str | timedelta = "24h") -> Overview:
+    async def aoverview(
+        self, time_range: str | timedelta = "24h", *, detect: bool = True
+    ) -> Overview:
         """Return all at a glance: the async twin of `overview`."""
-        return await asyncio.to_thread(self.overview, time_range)
+        return await asyncio.to_thread(self.overview, time_range, detect=detect)
 
     # --- telling others ----------------------------------------------------------------------
 
