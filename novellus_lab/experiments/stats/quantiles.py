@@ -5,7 +5,7 @@ number below the true quantile is binomial, so that
 
     P(X_(r) <= quantile <= X_(s)) >= level   with r, s from the tails of Binomial(n, q)
 
-(David & Nagaraja, Order Statistics, 7.1). Where `n` is too small for the upper tail (299 values for p99
+(David & Nagaraja, Order Statistics, 7.1). Where `n` is too small for the upper tail (below 368 for p99
 at 95%) the upper bound is infinite. Differences: the percentile bootstrap, of pairs or of sessions
 where there are such; and MOVER from the two exact intervals where arms are independent, which
 holds its level for few values in the tail, too. With many looks: the order statistics that a
