@@ -46,6 +46,8 @@ class RequestRecord:
     rule: str | None = None
     candidates: Sequence[Candidate] = ()
     propensity: float | None = None
+    route_reason: str | None = None
+    """Why another strategy than the one asked for decided, or why a cascade went up."""
 
     cache: CacheOutcome = CacheOutcome.OFF
     cache_key: bytes | None = None

@@ -334,6 +334,8 @@ def _fill_from_trace(record: RequestRecord, trace: Trace, content: ContentPolicy
         record.candidates = trace.route.candidates
         record.picked_model = trace.route.picked
         record.propensity = trace.route.propensity
+        if trace.route.reason is not None:  # it may quote an error of somebody's balancer
+            record.route_reason = content.error_text(trace.route.reason)
 
 
 def _status(error: BaseException, trace: Trace) -> Status:

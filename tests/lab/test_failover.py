@@ -200,6 +200,7 @@ def test_a_prompt_too_long_for_all_candidates_goes_to_the_chain_unsent(make_lab,
         lab.flush()
     row = rows()[0]
     assert (row["strategy"], row["picked_model"], row["propensity"]) == ("failover", "big", 1.0)
+    assert row["route_reason"] == r.route.reason
 
 
 def test_stand_ins_that_can_not_take_the_request_are_passed_by(make_lab):

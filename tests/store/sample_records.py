@@ -114,6 +114,7 @@ def full_record() -> RequestRecord:
         rule="rule",
         candidates=(Candidate("candidate", 0.25, 2.5, "dropped because"),),
         propensity=0.75,
+        route_reason="budget 'lab' is spent\tand \\ so on",
         cache=CacheOutcome.SEMANTIC,
         cache_key=b"\x00key\\\xff",
         cache_similarity=0.875,
