@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from novellus_lab.spaces.benchmark import LabBenchmark
     from novellus_lab.spaces.budgets import LabBudgets
     from novellus_lab.spaces.cache import LabCache
-    from novellus_lab.spaces.experiments import LabComparison, LabExperiments
+    from novellus_lab.spaces.comparisons import LabComparison
+    from novellus_lab.spaces.experiments import LabExperiments
     from novellus_lab.spaces.monitor import LabMonitor
     from novellus_lab.spaces.open_arms import LabAccess
     from novellus_lab.spaces.queue import Job, LabQueue

@@ -11,6 +11,10 @@ from novellus_lab.display import findings_html, money
 from novellus_lab.errors import InvalidRequestError, did_you_mean
 from novellus_lab.experiments.effects import Effect, effect
 from novellus_lab.experiments.observation import COLUMNS, total_usd
+from novellus_lab.experiments.stats.checks import effect_trend
+from novellus_lab.experiments.stats.confidence import WARM_UP
+from novellus_lab.experiments.stats.multiple import simultaneous_level
+from novellus_lab.experiments.stats.verdict import should_stop
 from novellus_lab.experiments.wording import interval_text, said, value_text
 
 if TYPE_CHECKING:
@@ -59,7 +63,12 @@ class Comparison:
         observations = tuple(outcome.observations for outcome in whole)
         effects = tuple(effects_of(design, observations)) if observations else ()
         return cls(
-            design, ending, observations, effects, len(outcomes) - len(whole), _notes(design, whole)
+            design,
+            ending,
+            observations,
+            effects,
+            len(outcomes) - len(whole),
+            (*_notes(design, whole), *_trends(design, observations)),
         )
 
     # --- to read -----------------------------------------------------------------------------
@@ -102,19 +111,13 @@ class Comparison:
             return ["Nothing was asked in every arm: there is nothing to say."]
         design = self.design
         told = [
-            said(found, design.control, margin=self._margin(found), level=design.level)
+            said(found, design.control, level=design.level)
             for found in self.effects
             if found.decides
         ]
         if not told:
             told = [f"No item has a number of {design.primary.title.lower()}: it can't decide."]
         return [*told, *self.notes]
-
-    def _margin(self, found: Effect) -> float | None:
-        margin = self.design.margin
-        if margin is None or not self.design.margin_relative:
-            return margin
-        return None if found.control.value is None else margin * abs(found.control.value)
 
     @property
     def cost_usd(self) -> tuple[Decimal, int]:
@@ -215,7 +218,7 @@ def effects_of(
     for metric in metrics:
         decides = metric.name == design.metric
         family = arms if decides else arms * others
-        level = 1 - (1 - design.level) / family
+        level = simultaneous_level(design.level, family)
         control = [item[0] for item in observations]
         for place, name in enumerate(design.names[1:], 1):
             one = effect(
@@ -227,6 +230,7 @@ def effects_of(
                 level=level,
                 peeking=peeking,
                 decides=decides,
+                margin=design.margin_of(metric, control),
             )
             if one is not None:
                 found.append(one)
@@ -236,27 +240,13 @@ def effects_of(
 def decided(design: Design, outcomes: Sequence[Outcome]) -> bool:
     """Whether the interval that would be shown now lets a sequential comparison stop.
 
-    It does when, for every arm, it excludes no difference, or lies within the margin.
+    It does when, for every arm, it says better, worse, or (with a margin) equivalent.
     """
     observations = [o.observations for o in outcomes if o.whole]
     if not observations:
         return False
     found = effects_of(design, observations, only_primary=True)
-    if len(found) < len(design.names) - 1:
-        return False
-    for one in found:
-        margin = design.margin
-        if margin is not None and design.margin_relative:
-            margin = None if one.control.value is None else margin * abs(one.control.value)
-        if margin is not None:
-            inside = -margin < one.difference.low and one.difference.high < margin
-            outside = one.difference.low > margin or one.difference.high < -margin
-            if inside or outside:
-                continue
-            return False
-        if not one.difference.excludes(0.0):
-            return False
-    return True
+    return len(found) == len(design.names) - 1 and should_stop(one.verdict for one in found)
 
 
 def _notes(design: Design, whole: Sequence[Outcome]) -> tuple[str, ...]:
@@ -274,6 +264,30 @@ def _notes(design: Design, whole: Sequence[Outcome]) -> tuple[str, ...]:
     if design.scorer is not None and unscored:
         notes.append(f"{unscored} of {len(seen)} answers could not be scored and are left out.")
     return tuple(notes)
+
+
+def _trends(design: Design, observations: Sequence[Sequence[Observation]]) -> list[str]:
+    """Whether the deciding effect changed while it was measured: told, if so."""
+    metric, told = design.primary, []
+    for place, name in enumerate(design.names[1:], 1):
+        rows = [
+            (x, y, item[0].started_at.timestamp() / 60, item[0].group)
+            for item in observations
+            if (x := metric.of(item[0])) is not None and (y := metric.of(item[place])) is not None
+        ]
+        if len(rows) < 2 * WARM_UP:
+            continue
+        grouped = any(group for *_, group in rows)
+        trend = effect_trend(
+            [x for x, *_ in rows],
+            [y for _, y, *_ in rows],
+            [at - rows[0][2] for _, _, at, _ in rows],
+            paired=True,
+            clusters=[g or f"\0{i}" for i, (*_, g) in enumerate(rows)] if grouped else None,
+        )
+        if trend.check.alarm:
+            told.append(f"{name}: {trend.check.sentence}")
+    return told
 
 
 def _cells(found: Effect) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from novellus_lab.experiments.metrics import METRICS, Metric, metric_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
+
+    from novellus_lab.experiments.observation import Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,16 @@ class Design:
         """All metrics that can be told, the deciding one first."""
         rest = (m for m in METRICS.values() if m.name != self.metric)
         return (self.primary, *(m for m in rest if self.scorer is not None or not m.needs_score))
+
+    def margin_of(self, metric: Metric, control: Sequence[Observation]) -> float | None:
+        """Return the margin in a metric's unit; None where there is none, as for all but the deciding."""
+        if self.margin is None or metric.name != self.metric:
+            return None
+        if not self.margin_relative:
+            return self.margin
+        values = [value for seen in control if (value := metric.of(seen)) is not None]
+        size = abs(sum(values) / len(values)) * self.margin if values else 0.0
+        return size or None
 
     def told(self) -> dict[str, Any]:
         """As it is kept in the database."""

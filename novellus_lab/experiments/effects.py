@@ -16,6 +16,8 @@ from novellus_lab.experiments.stats.ratios import (
     ratio_difference,
     relative_ratio_difference,
 )
+from novellus_lab.experiments.stats.verdict import Metric as Spoken
+from novellus_lab.experiments.stats.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,8 @@ class Effect:
     """Whether it is of the metric that decides."""
     left_out: int
     """Items without a number, in one of the two arms at least."""
+    verdict: Verdict
+    """What the interval means, with the margin of the metric that decides."""
 
     @property
     def direction(self) -> str | None:
@@ -72,13 +76,15 @@ def effect(
     level: float,
     peeking: int | None,
     decides: bool,
+    margin: float | None = None,
 ) -> Effect | None:
     """Return what an arm differs by; None where no item has a number of this metric.
 
     Args:
         control, treatment: of the same items in the same order if `paired`.
         level: of confidence, after the correction for many comparisons.
-        peeking: see `Confidence`; quantiles have an interval for a single look only, and say so.
+        peeking: see `Confidence`.
+        margin: of differences that don't matter, in the metric's unit.
     """
     confidence = Confidence(level, peeking)
     found = _pairs(metric, control, treatment) if paired else _apart(metric, control, treatment)
@@ -91,11 +97,14 @@ def effect(
     if metric.summary is Summary.QUANTILE:
         assert metric.quantile is not None  # noqa: S101
         q = metric.quantile
+        # No interval is known that holds at every look for quantiles of clustered values.
+        once = peeking is not None and own is not None
+        confidence = Confidence(level) if once else confidence
         base = quantile(one, q, confidence=confidence)
         other = quantile(two, q, confidence=confidence)
         change = quantile_difference(
             one, two, q, paired=paired, clusters=both, confidence=confidence
-        )
+        ).with_notes("for one look: groups' quantiles have no other" if once else "")
     elif metric.summary is Summary.RATIO:
         below = RatioSample(one, found.control_per, own)
         above = RatioSample(two, found.treatment_per, other_own)
@@ -113,7 +122,9 @@ def effect(
         relative = relative_difference(
             one, two, paired=paired, clusters=both, confidence=confidence
         )
-    return Effect(metric, arm, base, other, change, relative, decides, found.left_out)
+    spoken = Spoken(metric.title, metric.better == "lower", metric.unit, margin)
+    verdict = judge(change, spoken, treatment=arm)
+    return Effect(metric, arm, base, other, change, relative, decides, found.left_out, verdict)
 
 
 _Row = tuple[float, float, "str | None"]

@@ -40,33 +40,29 @@ def interval_text(low: float, high: float, metric: Metric) -> str:
     return f"{first.removesuffix(' points')} to {second}"
 
 
-def said(effect: Effect, control: str, *, margin: float | None, level: float) -> str:
-    """Return one arm's verdict on the deciding metric.
-
-    Better or worse where the interval excludes no difference (and, with a margin, differences that
-    do not matter); as good as the control where it lies within the margin; else that it can't be
-    told, and what it might be.
-    """
+def said(effect: Effect, control: str, *, level: float) -> str:
+    """Return one arm's verdict on the deciding metric, in the words of its unit."""
     metric, change, arm = effect.metric, effect.difference, effect.arm
     what = metric.title[0].lower() + metric.title[1:]
     if change.value is None or not change.bounded:
         why = f" ({change.notes[0]})" if change.notes else ""
         return f"{arm}: how its {what} differs from {control}'s can't be told{why}."
     interval = f"{level:.0%} interval {interval_text(change.low, change.high, metric)}"
-    better, worse = _WORDS.get((metric.unit, metric.better), ("better", "worse"))
-    towards_better = (change.value < 0) == (metric.better == "lower")
-    if margin is not None and -margin < change.low and change.high < margin:
-        allowed = value_text(margin, metric, signed=True).lstrip("+")
+    outcome, margin = effect.verdict.outcome, effect.verdict.metric.margin
+    allowed = "" if margin is None else value_text(margin, metric, signed=True).lstrip("+")
+    if outcome == "equivalent":
         return f"{arm} is as good as {control} in {what}, within {allowed} ({interval})."
-    limit = margin or 0.0
-    if change.low > limit or change.high < -limit:
-        by = value_text(abs(change.value), metric, signed=True).lstrip("+")
-        part = ""
-        if effect.relative is not None and effect.relative.value is not None:
-            part = f" ({abs(effect.relative.value):.0%})"
-        return f"{arm} is {better if towards_better else worse} than {control} by {by}{part} in {what}, {interval}."
-    matter = "" if margin is None else " by an amount that matters"
-    return (
-        f"It can't be told whether {arm} differs from {control}{matter} in {what}: "
-        f"{interval}, {effect.difference.n} items."
-    )
+    if outcome == "not worse":
+        return f"{arm} is not worse than {control} in {what} by {allowed} or more ({interval})."
+    if outcome == "can't tell":
+        return (
+            f"It can't be told whether {arm} differs from {control} in {what}: {interval}, "
+            f"{change.n} observations."
+        )
+    better, worse = _WORDS.get((metric.unit, metric.better), ("better", "worse"))
+    by = value_text(abs(change.value), metric, signed=True).lstrip("+")
+    part = ""
+    if effect.relative is not None and effect.relative.value is not None:
+        part = f" ({abs(effect.relative.value):.0%})"
+    word = better if outcome == "better" else worse
+    return f"{arm} is {word} than {control} by {by}{part} in {what}, {interval}."

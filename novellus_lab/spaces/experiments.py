@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -15,37 +15,32 @@ from novellus_lab.experiments.comparison import Comparison, Ending
 from novellus_lab.experiments.design import Design
 from novellus_lab.experiments.judge import Judge
 from novellus_lab.experiments.loading import workload_of
-from novellus_lab.experiments.metrics import metric_of
+from novellus_lab.experiments.metrics import Summary, metric_of
+from novellus_lab.experiments.planned import ExperimentPlan, Pilot, planned
+from novellus_lab.experiments.recommendation import Recommendation, chosen_of, strategies_to_try
 from novellus_lab.experiments.run import run_experiment
 from novellus_lab.experiments.scorers import scorer_of
+from novellus_lab.experiments.stats.multiple import simultaneous_level
 from novellus_lab.experiments.store import ExperimentStore, StoredExperiment
 from novellus_lab.experiments.trial import Outcome
 from novellus_lab.ids import uuid7
-from novellus_lab.routing.assignment import HOLDOUT, REQUEST
+from novellus_lab.spaces.comparisons import LabComparison, LabLiveComparison, margin_of
+from novellus_lab.spaces.live_traffic import analyse_live, live_design, start_live, stop_live
+from novellus_lab.spaces.offline import (
+    arm_of,
+    evaluate_strategies,
+    pilot_of_comparison,
+    pilot_of_log,
+    window_of,
+)
 from novellus_lab.spaces.open_arms import LabAccess, open_arms
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime, timedelta
 
-    import plotly.graph_objects as go
-
+    from novellus_lab.experiments.offline import OfflineEvaluation
     from novellus_lab.pipeline.runtime import Runtime
-
-
-class LabComparison(Comparison):
-    """A comparison that draws itself."""
-
-    def figure(self) -> go.Figure:
-        """Draw what each arm differs by from the control, with intervals."""
-        from novellus_lab.plots.comparison import effects_figure
-
-        return effects_figure(self)
-
-    def frontier(self) -> go.Figure:
-        """Draw the arms by what they cost and how good they are."""
-        from novellus_lab.plots.comparison import frontier_figure
-
-        return frontier_figure(self)
 
 
 class ExperimentList(tuple[StoredExperiment, ...]):
@@ -78,7 +73,10 @@ class LabExperiments:
         self._live = access.live
 
     def __repr__(self) -> str:
-        return "lab.experiments: compare, start, stop, analyse, plan, score, list, load"
+        return (
+            "lab.experiments: compare, plan, start, stop, analyse, evaluate_offline, recommend, score, "
+            "list, load"
+        )
 
     # --- comparisons -------------------------------------------------------------------------
 
@@ -188,7 +186,7 @@ class LabExperiments:
         if isinstance(level, bool) or not isinstance(level, float) or not 0 < level < 1:
             raise InvalidRequestError(f"level must be between 0 and 1 (0.95), not {level!r:.80}")
         check_arguments(arguments)
-        size, relative = _margin(margin)
+        size, relative = margin_of(margin)
         cap = None if max_usd is None else dollars(max_usd)
         id = uuid7()
         name = name or f"{load.name}: {' / '.join(arm.name for arm in arms)}"[:120]
@@ -238,6 +236,7 @@ class LabExperiments:
         share: float = 1.0,
         holdout: float = 0.0,
         weights: Mapping[str, float] | None = None,
+        expected_units: int = 1_000,
     ) -> StoredExperiment:
         """Let live calls fall into arms, from now on, in every process of this database.
 
@@ -253,26 +252,31 @@ class LabExperiments:
             share: of units that take part.
             holdout: of those, the share that is left as it was, as the arm `holdout`.
             weights: of the arms, if not equal.
+            expected_units: after about so many, intervals are narrowest; they hold at any number.
 
         Raises:
             InvalidRequestError: it is under way already, or an argument is wrong.
         """
         runtime = self._live()
         return runtime.thread.run(
-            self._start,
+            start_live,
             runtime,
-            *self._live_design(runtime, name, arms, unit, share, holdout, weights),
+            *live_design(runtime, name, arms, unit, share, holdout, weights, expected_units),
         )
 
     async def astart(self, name: str, arms: Any, **options: Any) -> StoredExperiment:
         """Let live calls fall into arms: the async twin of `start`."""
         runtime = self._live()
-        defaults = {"unit": "session_id", "share": 1.0, "holdout": 0.0, "weights": None}
+        defaults: dict[str, Any] = {
+            "unit": "session_id", "share": 1.0, "holdout": 0.0, "weights": None,
+            "expected_units": 1_000,
+        }  # fmt: skip
         given = {**defaults, **options}
-        design = self._live_design(
-            runtime, name, arms, given["unit"], given["share"], given["holdout"], given["weights"]
-        )
-        return await runtime.thread.arun(self._start, runtime, *design)
+        design = live_design(
+            runtime, name, arms, given["unit"], given["share"], given["holdout"], given["weights"],
+            given["expected_units"],
+        )  # fmt: skip
+        return await runtime.thread.arun(start_live, runtime, *design)
 
     def stop(self, name: str) -> StoredExperiment:
         """End an experiment on live traffic: calls are as they were, everywhere within 15 seconds.
@@ -281,87 +285,260 @@ class LabExperiments:
             InvalidRequestError: there is none of that name.
         """
         runtime = self._live()
-        return runtime.thread.run(self._stop, runtime, name)
+        return runtime.thread.run(stop_live, runtime, name)
 
     async def astop(self, name: str) -> StoredExperiment:
         """End an experiment on live traffic: the async twin of `stop`."""
         runtime = self._live()
-        return await runtime.thread.arun(self._stop, runtime, name)
+        return await runtime.thread.arun(stop_live, runtime, name)
 
-    async def _start(self, runtime: Runtime, name: str, design: dict[str, Any]) -> StoredExperiment:
-        store = store_of(runtime)
-        for one in await store.stored(1_000):
-            if one.kind == "live" and one.ended_at is None and one.name == name:
-                raise InvalidRequestError(
-                    f"the experiment {name!r} is under way since {one.started_at:%Y-%m-%d %H:%M}: stop "
-                    f"it first, lab.experiments.stop({name!r})"
-                )
-        id = uuid7()
-        await store.begin(id, name, f"{name} {id.hex[-8:]}", "live", design)
-        await runtime.experiments.refresh()
-        return await store.find(str(id))
-
-    async def _stop(self, runtime: Runtime, name: str) -> StoredExperiment:
-        store = store_of(runtime)
-        one = await store.find(name)
-        if one.kind != "live":
-            raise InvalidRequestError(f"{name!r} is no experiment on live traffic")
-        await store.end(one.id, "stopped", None)
-        await runtime.experiments.refresh()
-        return await store.find(str(one.id))
-
-    def _live_design(
+    def analyse(
         self,
-        runtime: Runtime,
         name: str,
-        arms: Any,
-        unit: str,
-        share: float,
-        holdout: float,
-        weights: Mapping[str, float] | None,
-    ) -> tuple[str, dict[str, Any]]:
-        if not isinstance(name, str) or not name.strip() or len(name) > 200:
-            raise InvalidRequestError("an experiment needs a name of 1 to 200 characters")
-        found = arms_of(
-            arms,
-            strategies=runtime.strategies.names(),
-            models=[model.id for model in runtime.catalog],
+        *,
+        metric: str = "cost_usd",
+        scorer: str | None = None,
+        level: float = 0.95,
+        margin: float | str | None = None,
+        sequential: bool = True,
+    ) -> LabLiveComparison:
+        """Tell what an experiment on live traffic says so far.
+
+        Checks first whether units fell into the arms as they were drawn (a sample ratio mismatch), and
+        whether the effect wears off. Calls of one unit are not independent: intervals are made of units.
+
+        Args:
+            metric: what decides; the names of `lab.compare`.
+            scorer: whose scores count (`lab.experiments.score`); None: anybody's latest.
+            sequential: intervals that hold however often this is asked. False is for one look, at the
+                end that was planned.
+
+        Raises:
+            InvalidRequestError: there is none of that name, or nothing fell into it yet.
+        """
+        runtime = self._access.ready()
+        return runtime.thread.run(
+            analyse_live, runtime, name, metric, scorer, level, margin, sequential
         )
-        for arm in found:
-            if arm.balancer is not None or arm.config is not None:
-                raise InvalidRequestError(
-                    f"arm {arm.name!r}: live arms are plain arguments. Register a strategy of yours in "
-                    f"every process (lab.router.register) and give its name"
-                )
-            runtime.intake.question("?", arm.arguments)
-        if unit not in ("session_id", REQUEST) and not (
-            unit.startswith("tag:") and len(unit) > len("tag:")
-        ):
+
+    async def aanalyse(self, name: str, **options: Any) -> LabLiveComparison:
+        """Tell what an experiment on live traffic says so far: the async twin of `analyse`."""
+        given = {
+            "metric": "cost_usd", "scorer": None, "level": 0.95, "margin": None, "sequential": True,
+            **options,
+        }  # fmt: skip
+        runtime = await asyncio.to_thread(self._access.ready)
+        return await runtime.thread.arun(
+            analyse_live,
+            runtime,
+            name,
+            given["metric"],
+            given["scorer"],
+            given["level"],
+            given["margin"],
+            given["sequential"],
+        )
+
+    # --- before, and instead -----------------------------------------------------------------
+
+    def plan(
+        self,
+        effect: float | str,
+        *,
+        metric: str = "score",
+        like: Comparison | str | None = None,
+        arms: int = 2,
+        power: float = 0.8,
+        level: float = 0.95,
+        sequential: bool = False,
+        equivalence: bool = False,
+        since: str = "30d",
+        mean: float | None = None,
+        sd: float | None = None,
+        correlation: float = 0.0,
+        cost_usd: Decimal | float | str | None = None,
+        group_size: float = 1.0,
+        group_correlation: float = 0.0,
+    ) -> ExperimentPlan:
+        """Tell how many calls and dollars a comparison needs before it starts.
+
+        Args:
+            effect: the smallest difference worth finding, in the metric's unit, or `"5%"` of what it is.
+            metric: a mean: `score`, `cost_usd`, `latency_ms`, `error_rate`, `output_tokens`.
+            like: an earlier comparison (or its name) to take spread, pairing and costs from; default:
+                the log of `since`, which says nothing of how pairs hang together (the safe side).
+            power: how often the effect is found if it is there.
+            sequential: whether it may be looked at, and stopped, at any time.
+            equivalence: plan to show that arms differ by less than `effect`.
+            mean, sd, correlation: state them instead; `cost_usd` of one call, too.
+            group_size, group_correlation: of items that belong together.
+
+        Raises:
+            InvalidRequestError: too little is known to plan by, or an argument is wrong.
+        """
+        decides = metric_of(metric)
+        if decides.summary is not Summary.MEAN:
             raise InvalidRequestError(
-                f"unit must be 'session_id', 'tag:<key>' or 'request', not {unit!r:.80}"
+                f"plans are for means: {metric!r} is a {decides.summary.value}; plan by 'latency_ms' or "
+                f"'cost_usd' instead"
             )
-        for what, value in (("share", share), ("holdout", holdout)):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not 0 <= value <= 1
-            ):
-                raise InvalidRequestError(f"{what} must be between 0 and 1, not {value!r:.80}")
-        if HOLDOUT in (names := [arm.name for arm in found]):
-            raise InvalidRequestError(f"no arm may be named {HOLDOUT!r}: holdout= makes that one")
-        wanted = dict.fromkeys(names, 1.0) if weights is None else dict(weights)
-        if set(wanted) != set(names) or not all(
-            isinstance(w, (int, float)) and math.isfinite(w) and w > 0 for w in wanted.values()
-        ):
-            raise InvalidRequestError(
-                f"weights must have a number above 0 for each of {', '.join(names)}"
+        if sd is not None:
+            each = None if cost_usd is None else dollars(cost_usd)
+            pilot = Pilot(
+                0.0 if mean is None else mean, sd, None, correlation, each, None, "what was stated"
             )
-        total = sum(wanted.values())
-        rest = share * (1 - holdout)
-        told = [{**arm.told(), "share": rest * wanted[arm.name] / total} for arm in found]
-        if holdout:
-            told.append({"name": HOLDOUT, "arguments": {}, "share": share * holdout})
-        return name, {"arms": told, "unit": unit, "share": share, "holdout": holdout}
+        elif like is not None:
+            pilot = pilot_of_comparison(
+                like if isinstance(like, Comparison) else self.load(like), decides
+            )
+        else:
+            pilot = pilot_of_log(self._access, decides, since)
+        return planned(
+            decides,
+            effect,
+            pilot,
+            arms=arms,
+            level=level,
+            power=power,
+            sequential=sequential,
+            equivalence=equivalence,
+            group_size=group_size,
+            group_correlation=group_correlation,
+        )
+
+    def evaluate_offline(
+        self,
+        strategy: Any,
+        *,
+        since: str | datetime | timedelta | None = "30d",
+        until: str | datetime | timedelta | None = None,
+        scorer: str | None = None,
+        experiment: str | None = None,
+        limit: int = 20_000,
+        level: float = 0.95,
+        clip: float | None = None,
+    ) -> OfflineEvaluation:
+        """Tell what a strategy would have cost, how fast and how good it would have been, without a call.
+
+        It looks at the calls that the router chose for, with the probability of each choice (the more
+        `epsilon` explored, the more the log can say), and asks the strategy what it would have chosen:
+        as the models, rules and latencies are now. Doubly robust estimates, with intervals, and a refusal where
+        the log can't say.
+
+        Args:
+            strategy: a strategy, a model, a load balancer, or an arm as in `lab.compare`.
+            scorer: whose scores are the quality; None: anybody's latest.
+            experiment: calls of this experiment's label only.
+            limit: the latest so many calls.
+            clip: the largest weight of a call; None: as they are.
+
+        Raises:
+            InvalidRequestError: the strategy means nothing.
+        """
+        runtime = self._access.ready()
+        window = window_of(since, until)
+        return runtime.thread.run(
+            evaluate_strategies,
+            self._access,
+            runtime,
+            {"": strategy},
+            window,
+            scorer,
+            experiment,
+            limit,
+            level,
+            clip,
+        )[""]
+
+    async def aevaluate_offline(self, strategy: Any, **options: Any) -> OfflineEvaluation:
+        """Tell what a strategy would have done: the async twin of `evaluate_offline`."""
+        given = {
+            "since": "30d", "until": None, "scorer": None, "experiment": None, "limit": 20_000,
+            "level": 0.95, "clip": None, **options,
+        }  # fmt: skip
+        runtime = await asyncio.to_thread(self._access.ready)
+        window = window_of(given["since"], given["until"])
+        found = await runtime.thread.arun(
+            evaluate_strategies,
+            self._access,
+            runtime,
+            {"": strategy},
+            window,
+            given["scorer"],
+            given["experiment"],
+            given["limit"],
+            given["level"],
+            given["clip"],
+        )
+        return found[""]
+
+    def recommend(
+        self,
+        strategies: Mapping[str, Any] | Sequence[Any] | None = None,
+        *,
+        objective: str = "cost_usd",
+        guard: str | None = None,
+        margin: float = 0.02,
+        since: str | datetime | timedelta | None = "30d",
+        until: str | datetime | timedelta | None = None,
+        scorer: str | None = None,
+        experiment: str | None = None,
+        limit: int = 20_000,
+        level: float = 0.95,
+        power: float = 0.8,
+    ) -> Recommendation:
+        """Search strategies in the log, and propose one to confirm by a live comparison, with its plan.
+
+        Args:
+            strategies: to look at, as in `lab.compare`; default: the built-in ones, and each model alone.
+            objective: what is to get better.
+            guard: what must not get worse by `margin` or more; default: `score` where answers were
+                scored, else `error_rate`; nothing where quality itself is the objective.
+
+        Intervals hold together over all that was looked at.
+
+        Raises:
+            InvalidRequestError: a strategy means nothing.
+        """
+        runtime = self._access.ready()
+        aim = metric_of(objective)
+        models = [m.id for m in runtime.catalog if m.unavailable is None and not m.is_embedding]
+        if strategies is None:
+            specs: dict[str, Any] = strategies_to_try(runtime.strategies.names(), models)
+        elif isinstance(strategies, Mapping):
+            specs = {str(name): spec for name, spec in strategies.items()}
+        else:
+            specs = {arm_of(runtime, None, spec).name: spec for spec in strategies}
+        if not specs:
+            raise InvalidRequestError("there is no strategy to look at")
+        together = simultaneous_level(level, len(specs))
+        found = runtime.thread.run(
+            evaluate_strategies,
+            self._access,
+            runtime,
+            specs,
+            window_of(since, until),
+            scorer,
+            experiment,
+            limit,
+            together,
+            None,
+        )
+        told = {v.metric.name for one in found.values() for v in one.values}
+        if guard is None and objective != "score":
+            guard = "score" if "score" in told else "error_rate"
+        held = None if guard is None or guard == objective else metric_of(guard)
+        chosen, why_not = chosen_of(found, aim, held, margin)
+        plan = None
+        if chosen is not None and aim.summary is Summary.MEAN:
+            change = found[chosen][objective].change
+            assert change is not None  # noqa: S101
+            with contextlib.suppress(InvalidRequestError):
+                plan = self.plan(
+                    abs(change.value or 0.0), metric=objective, level=level, power=power,
+                    since="30d" if not isinstance(since, str) else since,
+                )  # fmt: skip
+        return Recommendation(aim, held, margin, found, specs, chosen, plan, why_not)
 
     # --- what is kept ------------------------------------------------------------------------
 
@@ -540,22 +717,6 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             raise InvalidRequestError(
                 f"compare has no argument {key!r}. {did_you_mean(key, allowed)}"
             )
-
-
-def _margin(given: float | str | None) -> tuple[float | None, bool]:
-    """`0.02` in the metric's unit, or `"5%"` of the control's value."""
-    relative = isinstance(given, str) and given.strip().endswith("%")
-    try:
-        size = None if given is None else float(str(given).strip().rstrip("%"))
-    except ValueError:
-        size = math.nan
-    if size is None:
-        return None, False
-    if isinstance(given, bool) or not math.isfinite(size) or size <= 0:
-        raise InvalidRequestError(
-            f"margin must be above 0: 0.02 in the metric's unit, or '5%' of the control, not {given!r:.80}"
-        )
-    return (size / 100, True) if relative else (size, False)
 
 
 def dollars(given: Decimal | float | str) -> Decimal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import psycopg
 import pytest
 from scipy import stats
 
@@ -81,6 +82,43 @@ def test_shares_and_holdout_are_kept(replay_lab, rows):
         [seen[name] for name in expected], [share * n for share in expected.values()]
     )
     assert found.pvalue > 1e-4
+
+
+def test_what_live_traffic_says(replay_lab):
+    live = replay_lab.experiments
+    live.start("e", ARMS, expected_units=60)
+    with pytest.raises(InvalidRequestError, match="no call fell into"):
+        live.analyse("e")
+    for number in range(80):
+        answer = replay_lab.complete(PROMPT, session_id=f"s{number % 40}", use_cache=False)
+        live.score(answer.request_id, answer.model == STRONG)
+    found = live.analyse("e", metric="cost_usd")
+    assert found.n == 40
+    assert found.units is not None
+    assert sum(found.units.values()) == 40
+    effect = found.effect()
+    assert effect.difference.units == 40
+    once = live.analyse("e", sequential=False)
+    assert once.effect(metric="score").treatment.value == 0.0
+    assert "Units: strong" in once.verdict
+    assert "live traffic" in once._repr_html_()
+    with pytest.raises(InvalidRequestError, match="no pairs"):
+        _ = once.pairs
+    assert once.figure().data
+
+
+def test_units_that_got_lost_are_told_before_anything_else(replay_lab, database):
+    started = replay_lab.experiments.start("e", ARMS, unit="request")
+    for _ in range(90):
+        replay_lab.complete(PROMPT, use_cache=False)
+    replay_lab.flush()
+    with psycopg.connect(database.conninfo, autocommit=True) as connection:
+        connection.execute(
+            "DELETE FROM ai_requests WHERE experiment = %s AND arm = 'weak' AND random() < 0.9",
+            [started.label],
+        )
+    found = replay_lab.experiments.analyse("e", sequential=False)
+    assert "The arms' sizes are not what the draw makes of them" in found.verdict
 
 
 def test_lots_are_uniform_and_independent_between_experiments():
