@@ -74,6 +74,12 @@ class DraftedPart:
     id: UUID = field(default_factory=uuid7)
 
     @property
+    def left(self) -> DraftedPart | None:
+        """What of it is still to be handed over."""
+        drafts = tuple(one for one in self.drafts if one.open)
+        return DraftedPart(self.model, drafts, self.id) if drafts else None
+
+    @property
     def lines(self) -> list[BatchLine]:
         return [draft.line for draft in self.drafts if draft.line is not None]
 
@@ -108,6 +114,19 @@ async def draft(
                 await asyncio.sleep(0)
     await _reserve(runtime, drafts)
     return drafts
+
+
+def join_late(drafts: Sequence[Draft], leaders: Mapping[bytes, UUID]) -> None:
+    """Let those wait, too, whose equals another process stored meanwhile; they reserve nothing."""
+    moved: dict[UUID, UUID] = {}
+    for one in drafts:
+        leader = None if one.key is None or not one.open else leaders.get(one.key)
+        if leader is not None and _shares(one):
+            moved[one.request_id] = one.waits_for = leader
+            give_back([one])
+    for one in drafts:
+        if one.waits_for is not None:
+            one.waits_for = moved.get(one.waits_for, one.waits_for)
 
 
 def parts_of(runtime: Runtime, drafts: Sequence[Draft]) -> list[DraftedPart]:

@@ -113,11 +113,14 @@ async def insert(
     parts: Sequence[tuple[UUID, str, str, int]],
     items: Sequence[NewItem],
 ) -> None:
-    """Store a batch. `parts`: id, model, provider, number of requests."""
-    await connection.execute(
-        "INSERT INTO public.ai_provider_batches (id, requests, created_at) VALUES (%s, %s, %s)",
+    """Store a batch, once if repeated. `parts`: id, model, provider, number of requests."""
+    made = await connection.execute(
+        "INSERT INTO public.ai_provider_batches (id, requests, created_at) VALUES (%s, %s, %s)"
+        " ON CONFLICT DO NOTHING",
         [id, len(items), created_at],
     )
+    if made.rowcount == 0:
+        return
     async with connection.cursor() as cursor:
         await cursor.executemany(
             "INSERT INTO public.ai_provider_batch_parts (id, batch_id, model_id, provider, requests)"
@@ -159,6 +162,14 @@ async def batches(connection: Connection, id: UUID | None = None, limit: int = 1
             [id, id, limit],
         )
         return await cursor.fetchall()
+
+
+async def open_batches(connection: Connection) -> list[UUID]:
+    """Return the batches that have not ended, oldest first."""
+    found = await connection.execute(
+        "SELECT id FROM public.ai_provider_batches WHERE ended_at IS NULL ORDER BY id"
+    )
+    return [row[0] for row in await found.fetchall()]
 
 
 async def parts(connection: Connection, batch_id: UUID) -> list[PartRow]:
@@ -253,6 +264,13 @@ async def followers(connection: Connection, batch_id: UUID) -> list[tuple[ItemRo
     )
     leaders = {row[0]: row[1:] for row in await found.fetchall()}
     return [(item, *leaders[item.waits_for]) for item in waiting if item.waits_for in leaders]
+
+
+async def nobody_else_submits(connection: Connection) -> None:
+    """Until this transaction ends: what equals a request under way is then surely seen."""
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended('novellus batches', 0))"
+    )
 
 
 async def leaders(connection: Connection, keys: Collection[bytes]) -> dict[bytes, UUID]:

@@ -37,7 +37,14 @@ from novellus_lab.pipeline.question import build_question
 from novellus_lab.providers.batches import BatchResult, BatchSearch, cancelled, expired
 from novellus_lab.queue import batch_rows
 from novellus_lab.queue.answers import dump_completion, dump_error, load_completion, load_error
-from novellus_lab.queue.batch_intake import Draft, DraftedPart, draft, give_back, parts_of
+from novellus_lab.queue.batch_intake import (
+    Draft,
+    DraftedPart,
+    draft,
+    give_back,
+    join_late,
+    parts_of,
+)
 from novellus_lab.queue.batch_rows import NewItem
 from novellus_lab.queue.batch_settling import Settling, settle_follower
 from novellus_lab.store.database import cause
@@ -62,6 +69,8 @@ LOOK_FOR = timedelta(minutes=5)
 _GONE = timedelta(days=30)
 """After which no provider keeps results any more."""
 _SEARCHES_S = (0.5, 2.0, 5.0)
+TEND_EVERY_S = 60.0
+"""How often a worker looks after all batches."""
 _POLL_S = (0.5, 30.0)
 _HOLD_S = 26 * 3600.0
 """How long budgets hold what a batch may cost; a batch has 24 hours."""
@@ -124,7 +133,7 @@ class ProviderBatches:
         stored = False
         try:
             async with self._locked([part.id for part in parts]):
-                await self._store(id, asked_at, drafts, parts)
+                parts = await self._store(id, asked_at, drafts, parts)
                 stored = True
                 await self._hold(drafts)
                 for part in parts:
@@ -147,16 +156,22 @@ class ProviderBatches:
 
     async def _store(
         self, id: UUID, asked_at: datetime, drafts: Sequence[Draft], parts: Sequence[DraftedPart]
-    ) -> None:
-        part_of = {one.position: part.id for part in parts for one in part.drafts}
-        items = [_new_item(one, part_of.get(one.position)) for one in drafts]
-        rows = [(p.id, p.model.id, p.model.provider, len(p.drafts)) for p in parts]
+    ) -> list[DraftedPart]:
+        """Store a batch; return what of it is to be handed over, now that nobody else can do the same."""
+        keys = {d.key for d in drafts if d.open and d.key is not None}
 
-        async def work(connection: Connection) -> None:
+        async def work(connection: Connection) -> list[DraftedPart]:
             await batch_rows.forget(connection, _KEEP_DAYS)
+            await batch_rows.nobody_else_submits(connection)
+            join_late(drafts, await batch_rows.leaders(connection, keys))
+            left = [some for part in parts if (some := part.left) is not None]
+            part_of = {one.position: part.id for part in left for one in part.drafts}
+            items = [_new_item(one, part_of.get(one.position)) for one in drafts]
+            rows = [(p.id, p.model.id, p.model.provider, len(p.drafts)) for p in left]
             await batch_rows.insert(connection, id, asked_at, rows, items)
+            return left
 
-        await self._database.run(work)
+        return await self._database.run(work)
 
     async def _hold(self, drafts: Sequence[Draft]) -> None:
         held = {d.attempt_id: d.reservation for d in drafts if d.reservation is not None}
@@ -246,6 +261,14 @@ class ProviderBatches:
         if trouble is not None:
             raise trouble
         return await self.overview(id)
+
+    async def tend(self) -> None:
+        """Look once after all batches that have not ended, whoever submitted them."""
+        for id in await self._database.run(batch_rows.open_batches):
+            try:
+                await self.look(id)
+            except NovellusError as error:  # a model of another configuration, a provider away
+                logger.info("batch %s can't be looked after: %s", id, error)
 
     async def overview(self, id: UUID) -> BatchOverview:
         """Return how a batch stands, as far as the database knows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from novellus_lab.pipeline.batch import batch_items
 from novellus_lab.pipeline.structured import parse_answer
 from novellus_lab.queue.answers import load_error
 from novellus_lab.queue.jobs import JobStatus
+from novellus_lab.queue.provider_batches import TEND_EVERY_S
 from novellus_lab.queue.queue import answer_of
 from novellus_lab.spaces.provider_batch import Batches, ProviderBatch
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from novellus_lab.queue.provider_batches import ProviderBatches
     from novellus_lab.queue.queue import JobQueue, WorkerState
     from novellus_lab.types import Completion, Message
+
+logger = logging.getLogger("novellus_lab")
 
 
 class Job:
@@ -288,20 +292,34 @@ def job_id(id: Any, what: str = "job") -> UUID:
 def run_worker(lab: Lab, **options: Any) -> None:
     """Answer queued requests in this process until it is stopped; options as of `Worker`.
 
-    It keeps the rollups of the log up to date meanwhile.
+    It keeps the rollups of the log up to date meanwhile, and looks after batches at providers.
     """
     from novellus_lab.monitoring.rollups import keep_up
     from novellus_lab.queue.worker import Worker
 
     async def work() -> None:
         runtime = lab._live()
-        rolling = asyncio.create_task(keep_up(runtime.conninfo))
+        beside = [
+            asyncio.create_task(keep_up(runtime.conninfo)),
+            asyncio.create_task(_tend_batches(lab)),
+        ]
         try:
             await Worker(runtime, **options).run()
         finally:
-            rolling.cancel()
+            for task in beside:
+                task.cancel()
 
     asyncio.run(work())
+
+
+async def _tend_batches(lab: Lab) -> None:
+    batches = lab._batches()
+    while True:
+        try:
+            await batches.runtime.thread.arun(batches.tend)
+        except NovellusError as error:
+            logger.info("batches can't be looked after: %s", error)
+        await asyncio.sleep(TEND_EVERY_S)
 
 
 def _status(status: str | None) -> str | None:

@@ -36,6 +36,7 @@ from novellus_lab.queue import batch_rows, provider_batches
 from tests.lab.conftest import QUICK_RETRIES, openai_model
 from tests.loopback import Scripted, openai_error
 from tests.queue.batch_server import BatchServer
+from tests.queue.conftest import until
 
 ALLOWED = {name: {"options": {"batches": True}} for name in ("openai", "anthropic")}
 COST = Decimal("0.06")
@@ -472,6 +473,36 @@ def test_what_was_surely_refused_for_now_is_sent_again(lab_of, api, kind):
     assert len(api.batches) == 1
 
 
+def test_two_that_submit_the_same_at_once_pay_once(lab_of, api, monkeypatch):
+    """Neither saw the other's when it looked; the second is told when it stores its own."""
+
+    async def sees_nobody(self, keys):
+        return {}
+
+    monkeypatch.setattr(provider_batches.ProviderBatches, "_leaders", sees_nobody)
+    api.at_once = False
+    lab = lab_of(**BUDGET)
+    first = lab.queue.submit_batch(["one"], model_id="gpt-4o", max_tokens=10)
+    reserved = spent(lab)[1]
+    other = lab_of(**BUDGET)
+    second = other.queue.submit_batch(["one", "one"], model_id="gpt-4o", max_tokens=10)
+    other.flush()
+    assert spent(lab)[1] == reserved
+    assert [len(b["lines"]) for b in api.batches.values()] == [1]
+    api.end()
+    assert [r.cost for r in second.wait(10)] == [0, 0]
+    assert first.wait(10)[0].cost == COST
+
+
+def test_a_worker_looks_after_batches_that_nobody_waits_for(lab_of, api, rows, start_worker):
+    batch = lab_of().queue.submit_batch(["one"], model_id="gpt-4o")
+    start_worker(api.url, providers=ALLOWED)
+    until(rows)
+    assert rows()[0]["response"] == "done"
+    until(lambda: rows("ai_provider_batches")[0]["ended_at"])
+    assert batch.results()[0].content == "done"
+
+
 SUBMIT = """
 import sys, json
 from novellus_lab import Lab
@@ -583,7 +614,7 @@ def test_a_process_that_dies_between_log_and_result_pays_and_logs_once(
     assert [row["cost_usd"] for row in settled(lab, rows)] == [COST]
 
 
-# --- budgets ---------------------------------------------------------------------------------------
+# --- the money that is held ---------------------------------------------------------------------------------------
 
 BUDGET = {
     "budgets": [{"name": "all", "usd": "1", "per": "total"}],
