@@ -763,7 +763,7 @@ class Lab:
         """Questions to the log, as frames: `costs`, `latency`, `cache`, `usage`, `errors`, `sessions`."""
         from novellus_lab.spaces.analytics import LabAnalytics
 
-        return LabAnalytics(self._log_mirror)
+        return LabAnalytics(self._log_mirror, self._live)
 
     @property
     def cache(self) -> LabCache:

@@ -228,6 +228,22 @@ class LogMirror:
         """Return what Arrow reads as a table, asking PostgreSQL each time anew."""
         return PostgresRows(self._conninfo, query)
 
+    def batches(self, query: str) -> Iterator[pa.RecordBatch]:
+        """Read a query of any size, a batch at a time.
+
+        Raises:
+            StoreUnavailableError: the database does not answer, or not to the end.
+        """
+        connection = PostgresArrow(self._conninfo)
+        try:
+            with connection.reader(query) as reader:
+                yield from reader
+        except (PostgresError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise StoreUnavailableError(f"the log can't be read: {reason}") from None
+        finally:
+            connection.close()
+
     def forget(self) -> None:
         """Copy everything again with the next question."""
         with self._lock, self._alone():

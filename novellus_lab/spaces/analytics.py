@@ -11,17 +11,20 @@ from novellus_lab.analytics.forecast import forecast as spend_forecast
 from novellus_lab.analytics.grouping import Question
 from novellus_lab.analytics.latency import latency as latency_frame
 from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS
+from novellus_lab.analytics.reprice import reprice as reprice_frame
 from novellus_lab.analytics.waste import waste as waste_frame
+from novellus_lab.pricing import PriceBook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
-    from datetime import datetime, timedelta
+    from datetime import date, datetime, timedelta
 
     import polars as pl
 
     from novellus_lab.analytics.forecast import Forecast
     from novellus_lab.analytics.log_mirror import LogMirror
     from novellus_lab.analytics.selection import Filters
+    from novellus_lab.pipeline.runtime import Runtime
 
     Since = str | datetime | timedelta | None
     By = str | Sequence[str] | None
@@ -53,11 +56,12 @@ class LabAnalytics:
     decimals in US dollars, and what has no price is counted, never taken for 0.
     """
 
-    def __init__(self, mirror: Callable[[], LogMirror]) -> None:
+    def __init__(self, mirror: Callable[[], LogMirror], live: Callable[[], Runtime]) -> None:
         self._mirror = mirror
+        self._live = live
 
     def __repr__(self) -> str:
-        return "lab.analytics: costs, latency, cache, usage, errors, sessions, waste, forecast"
+        return "lab.analytics: costs, latency, cache, usage, errors, sessions, waste, reprice, forecast"
 
     def costs(
         self,
@@ -169,6 +173,26 @@ class LabAnalytics:
         asked = Question(ATTEMPTS, since, by, every, tz, filters)
         return waste_frame(self._mirror(), asked)
 
+    def reprice(
+        self,
+        since: Since = "7d",
+        *,
+        as_of: str | date | datetime | None = None,
+        by: By = "model",
+        every: str | None = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Return what provider calls cost at today's knowledge of prices, from what they used.
+
+        Each call at the prices of its own day, or all at those of `as_of`: `logged_usd` beside
+        `repriced_usd`, and `difference_usd` over the calls that have both. The log stays as it is.
+        What a provider itself said it charged is not changed.
+        """
+        runtime, asked = self._live(), Question(ATTEMPTS, since, by, every, tz, filters)
+        known = {model.id: model.priced_as for model in runtime.catalog}
+        return reprice_frame(self._mirror(), asked, PriceBook(), known, as_of)
+
     def forecast(
         self, period: str = "month", *, tz: str = "UTC", **filters: Unpack[Filters]
     ) -> Forecast:
@@ -186,6 +210,7 @@ class LabAnalytics:
     aerrors = _twin(errors)
     asessions = _twin(sessions)
     awaste = _twin(waste)
+    areprice = _twin(reprice)
     aforecast = _twin(forecast)
 
 

@@ -116,3 +116,13 @@ def test_waste_and_forecast(lab):
     ahead = lab.analytics.forecast("month")
     assert ahead.spent_usd == lab.analytics.costs()["cost_usd"][0]
     assert ahead.expected_usd is None
+
+
+def test_history_at_the_prices_of_another_configuration(lab, make_lab):
+    logged = lab.analytics.reprice()
+    assert logged["difference_usd"].to_list() == [0]
+    lab.flush()
+    dearer = make_lab(openai_model("m", "http://127.0.0.1:9", input_token_cost=3))
+    [row] = dearer.analytics.reprice().to_dicts()
+    assert row["logged_usd"] == logged["logged_usd"][0]
+    assert row["repriced_usd"] > row["logged_usd"]
