@@ -199,7 +199,7 @@ def _together(one: Anomaly, other: Anomaly) -> Anomaly:
         start=best.start if vague else min(one.start, other.start),
         end=best.end if vague else None if None in ends else max(end for end in ends if end),
         score=score,
-        severity=max(best.severity, severity_of(score), key=list(Severity).index),
+        severity=max(best.severity, rest.severity, severity_of(score), key=list(Severity).index),
         evidence=_said_once(best.evidence + rest.evidence),
     )
 

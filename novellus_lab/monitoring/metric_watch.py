@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _QUIET = 2
 _LONGEST = 24
 """Hours: a change that lasts longer is no event."""
+_LASTS = 3
+"""Buckets from which on the size of a change counts for its severity."""
+_SIZEABLE, _LARGE = 4.0, 8.0
+"""Times the least change that is told: a factor of 2 and of 4, 8 and 16 points of a rate."""
 _SHAPES = ("pattern", "spread")
 _WINDOW = timedelta(hours=2)
 _DRIFT_BY_CHANCE = 1e-4
@@ -187,7 +191,7 @@ class MetricWatch:
             observed=self.metric.unlearnt(event.learnt),
             expected=self.metric.unlearnt(event.usual),
             score=event.score,
-            severity=Severity.LOW if low else severity_of(event.score),
+            severity=Severity.LOW if low else self._severity(event),
             model=self.model,
             detector=DetectorName.ADAPTIVE,
             bucket=self._width,
@@ -197,6 +201,17 @@ class MetricWatch:
                 ),
             ),
         )
+
+    def _severity(self, event: _Event) -> Severity:
+        """By its score, which says how rare it is; what is large and lasts is no small matter."""
+        rare = severity_of(event.score)
+        if (event.end - event.start) / self._width < _LASTS:
+            return rare
+        size = abs(event.learnt - event.usual) / self.metric.least
+        matters = (
+            Severity.HIGH if size >= _LARGE else Severity.MEDIUM if size >= _SIZEABLE else rare
+        )
+        return max(rare, matters, key=list(Severity).index)
 
     def _drift(self, drift: Drift) -> None:
         change = drift.observed - drift.expected

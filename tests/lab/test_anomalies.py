@@ -218,6 +218,15 @@ def test_what_several_models_show_is_said_once(lab: Any, database: Any) -> None:
     assert "of it by" not in repr(look(lab, 3, detect=False))
 
 
+def test_no_more_requests_is_a_grave_matter(lab: Any, database: Any) -> None:
+    made = rows(NOW - 96 * HOUR, NOW - HOUR, every=5 * MINUTE, mean=20, models=["m"])
+    write(database.conninfo, made)
+    found = {one.kind: one for one in look(lab, 24, metrics="requests")}
+    stopped = found["traffic_drop"]
+    assert stopped.start == pytest.approx(NOW - HOUR, abs=10 * MINUTE)
+    assert (stopped.end, stopped.observed, stopped.severity) == (None, 0, "high")
+
+
 def test_an_anomaly_that_is_over_gets_its_end(lab: Any, database: Any) -> None:
     write(database.conninfo, minutes(60, 3, latency(3000.0)))
     (found,) = by_rules(lab)
