@@ -220,9 +220,10 @@ def check(lab: Lab, conninfo: str, soaked: Soaked, served: int) -> None:
         )
         expect("requests that cost another sum than their attempts", dear, 0)
         soaked.attempts, cut_short = ask(
-            "SELECT count(*), count(*) FILTER (WHERE status = 'cancelled') FROM ai_request_attempts"
+            "SELECT count(*), count(*) FILTER (WHERE status = 'cancelled'"
+            " OR error_class = 'ProviderTimeoutError') FROM ai_request_attempts"
         )
-        # A caller who left may have done so before the request was on its way.
+        # Who left, or whose patience ended, may have done so before the server had read a request.
         if not 0 <= soaked.attempts - served <= cut_short:
             wrong.append(
                 f"{served:,} requests were served, {soaked.attempts:,} attempts are logged"
