@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from benchmarks.metrics import measure
@@ -20,3 +21,12 @@ async def test_the_benchmark_prints_ours_beside_plain_sql(database) -> None:
     assert found[-1].requests > 2_990
     assert all(a.worst_error < 1e-9 for a in found)  # so few are read from the log
     assert "written_in" in printed.getvalue()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+async def test_quantiles_of_a_month_are_right_to_one_percent(database) -> None:
+    found = await measure(database, 1_000_000, 1, Console(file=io.StringIO()))
+    many = [a for a in found if a.requests > 50_000]
+    assert {a.time_range for a in many} == {"7d", "30d"}
+    assert all(0 < a.worst_error < 0.0105 for a in many)
