@@ -41,14 +41,15 @@ def reprice(
     mirror: LogMirror,
     question: Question,
     prices: PriceBook,
-    known: Mapping[str, PricedAs],
+    known: Mapping[str, PricedAs] | PricedAs,
     as_of: str | date | datetime | None,
 ) -> pl.DataFrame:
     """Return `logged_usd` beside `repriced_usd`, and their difference over the calls that have both.
 
     Args:
         prices: the book that is in force now.
-        known: how configured models are priced, by id.
+        known: how configured models are priced, by id; or how all calls are to be priced, whatever
+            their model.
         as_of: the day whose prices count for all; None: each call at those of its own day.
 
     `unpriced` counts calls that had no price when they were made, `still_unpriced` those that have none
@@ -120,22 +121,24 @@ class _Repriced(ProviderCalls):
 def _again(
     row: dict[str, Any],
     prices: PriceBook,
-    known: Mapping[str, PricedAs],
+    known: Mapping[str, PricedAs] | PricedAs,
     at: datetime | None,
 ) -> Decimal | None:
     logged = None if row["cost_usd"] is None else Decimal(row["cost_usd"])
     counts = {name: row[name] for name in _COUNTS}
-    if row["price_version"] == _BILLED or row["input_tokens"] is None:
+    instead = known if "configured" in known else None
+    if row["input_tokens"] is None or (row["price_version"] == _BILLED and instead is None):
         return logged
     if not any(counts.values()):
         return logged
     used: dict[str, Any] = {kind: count or 0 for kind, count in counts.items()}
     name = row["model_id"].removeprefix(f"{row['provider']}/")
-    priced_as: Any = known.get(row["model_id"]) or {"provider": row["provider"], "model": name}
+    unknown = {"provider": row["provider"], "model": name}
+    priced_as: Any = instead or known.get(row["model_id"], unknown)
     return prices.price(
         Usage(**used),
         **priced_as,
-        response_model=row["response_model"],
+        response_model=None if instead else row["response_model"],
         at=row["started_at"] if at is None else at,
         service_tier=row["tier"],
     ).cost_usd

@@ -98,6 +98,25 @@ _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 _END = datetime(9999, 1, 1, tzinfo=UTC)
 
 
+def duration(name: str, given: str | timedelta) -> timedelta:
+    """Return the length of `"1h"`, `"7d"` or a timedelta.
+
+    Raises:
+        InvalidRequestError: it is none; `name` is the argument's.
+    """
+    if isinstance(given, timedelta):
+        return given
+    match = _DURATION.fullmatch(given.strip()) if isinstance(given, str) else None
+    if match is None:
+        raise InvalidRequestError(
+            f"{name} must be a duration such as '1h' or '7d', not {given!r:.80}"
+        )
+    try:
+        return timedelta(**{_UNITS[match[2]]: float(match[1])})
+    except OverflowError:
+        raise InvalidRequestError(f"{name} is too long: {given!r:.80}") from None
+
+
 def moment(name: str, given: str | datetime | timedelta | None) -> datetime | None:
     """Return the time that `"7d"` ago, a timedelta ago, or a time (here, if it has no zone) is.
 

@@ -7,12 +7,14 @@ import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 from novellus_lab.analytics import frames
+from novellus_lab.analytics.cache_replay import replay_cache
 from novellus_lab.analytics.forecast import forecast as spend_forecast
 from novellus_lab.analytics.grouping import Question
 from novellus_lab.analytics.latency import latency as latency_frame
 from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS
 from novellus_lab.analytics.reprice import reprice as reprice_frame
 from novellus_lab.analytics.waste import waste as waste_frame
+from novellus_lab.errors import InvalidRequestError
 from novellus_lab.pricing import PriceBook
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class LabAnalytics:
         self._live = live
 
     def __repr__(self) -> str:
-        return "lab.analytics: costs, latency, cache, usage, errors, sessions, waste, reprice, forecast"
+        return "lab.analytics: costs, latency, cache, usage, errors, sessions, waste, reprice, what_if, forecast"
 
     def costs(
         self,
@@ -193,6 +195,37 @@ class LabAnalytics:
         known = {model.id: model.priced_as for model in runtime.catalog}
         return reprice_frame(self._mirror(), asked, PriceBook(), known, as_of)
 
+    def what_if(
+        self,
+        since: Since = "7d",
+        *,
+        on_model: str | None = None,
+        cache_ttl: str | timedelta | None = None,
+        by: By = None,
+        every: str | None = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Play the log again: with another model's prices, or another lifetime of cached answers.
+
+        Args:
+            on_model: a configured model: what provider calls would have cost at its prices, for the
+                same tokens (`repriced_usd`). Its own answers would be longer or shorter.
+            cache_ttl: how long an answer serves (`"1h"`, a timedelta): `would_hits` and `would_usd`
+                beside `hits` and `cost_usd`.
+
+        Raises:
+            InvalidRequestError: not exactly one of the two is given.
+            UnknownModelError: no such model is configured.
+        """
+        if (on_model is None) == (cache_ttl is None):
+            raise InvalidRequestError("what_if takes either on_model= or cache_ttl=")
+        if cache_ttl is not None:
+            return replay_cache(self._mirror(), _asked(since, by, every, tz, filters), cache_ttl)
+        priced_as = self._live().catalog.get(str(on_model)).priced_as
+        asked = Question(ATTEMPTS, since, by, every, tz, filters)
+        return reprice_frame(self._mirror(), asked, PriceBook(), priced_as, None)
+
     def forecast(
         self, period: str = "month", *, tz: str = "UTC", **filters: Unpack[Filters]
     ) -> Forecast:
@@ -211,6 +244,7 @@ class LabAnalytics:
     asessions = _twin(sessions)
     awaste = _twin(waste)
     areprice = _twin(reprice)
+    awhat_if = _twin(what_if)
     aforecast = _twin(forecast)
 
 

@@ -126,3 +126,14 @@ def test_history_at_the_prices_of_another_configuration(lab, make_lab):
     [row] = dearer.analytics.reprice().to_dicts()
     assert row["logged_usd"] == logged["logged_usd"][0]
     assert row["repriced_usd"] > row["logged_usd"]
+
+
+def test_what_if(lab):
+    [row] = lab.analytics.what_if(cache_ttl="0s").to_dicts()
+    assert (row["hits"], row["would_hits"]) == (1, 0)
+    [same] = lab.analytics.what_if(on_model="m").to_dicts()
+    assert same["repriced_usd"] == same["logged_usd"]
+    with pytest.raises(InvalidRequestError, match="either"):
+        lab.analytics.what_if()
+    with pytest.raises(InvalidRequestError, match="nobody"):
+        lab.analytics.what_if(on_model="nobody")
