@@ -25,6 +25,8 @@ MODEL_TIMEOUT_S = 1.0
 ATTEMPTS_A_MODEL = 3
 LEAVING = 0.01
 """Share of callers who leave before the end."""
+_FILLED = 4_000
+"""Calls after which what is learned by tag, of which every call here has its own, is full."""
 _PLENTY = 10**9
 _NUMBER = "tags->>'call'"
 
@@ -246,10 +248,11 @@ async def rest(lab: Lab, soaked: Soaked) -> None:
 def leaks(held: Sequence[Held]) -> list[str]:
     """Say what has grown: since before the first call or, of memory and threads, a fifth of them.
 
-    The first calls fill what is kept on purpose: code, buffers, what is learned of the models.
+    The first calls, and be they few, fill what is kept on purpose: code, buffers, what is learned of
+    the models.
     """
     before, last = held[0], held[-1]
-    warm = next(h for h in held if h.calls * 5 >= last.calls)
+    warm = next((h for h in held if h.calls >= max(last.calls // 5, _FILLED)), last)
     calls = last.calls - warm.calls
     found = []
     if last.tasks > before.tasks + 4:  # the log's and the budgets' own
