@@ -17,6 +17,7 @@ from novellus_lab.errors import InvalidRequestError
 from tests.lab.test_anomalies import latency, minutes
 from tests.loopback import Scripted, ScriptedServer
 from tests.monitoring.made_up_log import Row, write
+from tests.store.database_proxy import DatabaseProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,6 +122,26 @@ def test_a_webhook_that_never_answers_holds_up_nothing_and_a_lab_closes(
         lab.close()
     assert not watch.running
     assert "novellus-watch" not in {thread.name for thread in threading.enumerate()}
+    assert "Traceback" not in caplog.text
+
+
+def test_an_outage_of_the_database_is_lived_through(
+    make_lab: Any, database: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(database.conninfo, minutes(60, 0, latency(1000.0)))
+    heard: list[Any] = []
+    with DatabaseProxy(database) as proxy:
+        lab = make_lab(database_url=proxy.conninfo)
+        with lab.monitor.watch(heard.append, every=0.1, **RULES) as watch:
+            until(lambda: watch.looks)
+            proxy.cut()
+            until(lambda: "watch: the log can't be read" in caplog.text)
+            proxy.mend()
+            looks = watch.looks
+            until(lambda: watch.looks > looks)
+            assert watch.running
+        lab.close()
+    assert heard == []
     assert "Traceback" not in caplog.text
 
 
