@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from novellus_lab.spaces.experiments import LabExperiments
     from novellus_lab.spaces.monitor import LabMonitor
     from novellus_lab.spaces.open_arms import LabAccess
+    from novellus_lab.spaces.plot import LabPlot
     from novellus_lab.spaces.queue import Job, LabQueue
     from novellus_lab.spaces.router import LabRouter
     from novellus_lab.spaces.session import Session
@@ -764,6 +765,13 @@ class Lab:
         from novellus_lab.spaces.analytics import LabAnalytics
 
         return LabAnalytics(self._log_mirror, self._live)
+
+    @property
+    def plot(self) -> LabPlot:
+        """A figure for each question: `costs`, `latency`, `cache`, `usage`, `errors`, `frontier`, …"""
+        from novellus_lab.spaces.plot import LabPlot
+
+        return LabPlot(self._log_mirror, self.monitor.anomalies)
 
     @property
     def cache(self) -> LabCache:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 LEVEL = 0.95
-_Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
 @lru_cache(maxsize=65_536)
@@ -36,11 +36,11 @@ def quantile_ranks(n: int, q: float) -> tuple[int | None, int | None]:
     return (lower if lower >= 1 else None), (upper if upper <= n else None)
 
 
-def share_bounds(hits: int, n: int) -> tuple[float | None, float | None]:
+def share_bounds(hits: float, n: int) -> tuple[float | None, float | None]:
     """Return Wilson's 95% interval of a share; None where nothing was counted."""
     if n <= 0:
         return None, None
     share = hits / n
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n * n))
     return (centre - half if hits else 0.0), (centre + half if hits < n else 1.0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MEASURES = ("latency_ms", "provider_ms", "ttft_ms", "queue_ms", "overhead_ms")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
-_SOURCE = (
+SOURCE = (
     f"CASE WHEN {HIT} THEN 'cache' WHEN cache = 'coalesced' THEN 'coalesced' ELSE 'provider' END"
 )
 
@@ -42,7 +42,7 @@ def latency(mirror: LogMirror, question: Question, of: str) -> pl.DataFrame:
         raise InvalidRequestError(f"of must be one of {', '.join(MEASURES)}, not {of!r:.80}")
     filters = {"status": "ok", **(question.filters or {})}
     grouped = Grouped(mirror, replace(question, filters=filters))
-    grouped.keys["source"] = _SOURCE
+    grouped.keys["source"] = SOURCE
     keys = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in grouped.keys.items())
     groups = ", ".join(str(n + 1) for n in range(len(grouped.keys)))
     table = grouped.run(

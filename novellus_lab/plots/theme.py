@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from novellus_lab.errors import MissingDependencyError
@@ -13,8 +15,11 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours (2008), without black, darkened where they would vanish on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#7F7F7F")
-_INK = "#8a8f98"
-"""Mid grey: text and lines that can be read on white and on black."""
+INK = "#757a82"
+"""Mid grey: text and lines that can be read on white (4.3:1) and on black (4.9:1)."""
+OTHERS = COLOURS[6]
+_NAME = 60
+_LINE_OF_TEXT = 110
 _LINE = "rgba(128,128,128,0.22)"
 _FONT = 'system-ui, -apple-system, "Segoe UI", sans-serif'
 
@@ -38,8 +43,9 @@ def figure(title: str, x: str, y: str, *, subtitle: str = "", height: int = 380)
     """Return an empty figure: a title, axes with units, nothing else that draws the eye."""
     go = graph_objects()
     text = f"<b>{title}</b>"
-    if subtitle:
-        text += f"<br><span style='font-size:12px;color:{_INK}'>{subtitle}</span>"
+    told = textwrap.wrap(subtitle, _LINE_OF_TEXT)
+    for line in told:
+        text += f"<br><span style='font-size:12px;color:{INK}'>{line}</span>"
     axis: dict[str, Any] = {
         "gridcolor": _LINE,
         "linecolor": _LINE,
@@ -51,19 +57,55 @@ def figure(title: str, x: str, y: str, *, subtitle: str = "", height: int = 380)
     drawn = go.Figure()
     drawn.update_layout(
         title={"text": text, "x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
-        font={"family": _FONT, "color": _INK},
+        font={"family": _FONT, "color": INK},
         colorway=COLOURS,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         xaxis={**axis, "title": {**axis["title"], "text": x}, "showgrid": False},
         yaxis={**axis, "title": {**axis["title"], "text": y}},
-        legend={"orientation": "h", "y": -0.22, "x": 0, "font": {"size": 12}},
-        margin={"l": 56, "r": 24, "t": 72, "b": 48},
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "x": 0,
+            "font": {"size": 12},
+            "traceorder": "normal",
+        },
+        margin={"l": 56, "r": 24, "t": 72 + 16 * max(0, len(told) - 1), "b": 48},
         height=height,
+        # For pages that set title and sentence themselves, and wrap them.
+        meta={"title": title, "subtitle": subtitle},
         hovermode="x unified",
         hoverlabel={"font": {"family": _FONT}},
     )
     return drawn
+
+
+def nothing(title: str, sentence: str) -> go.Figure:
+    """Return the figure of what there is no data for: a sentence in place of empty axes."""
+    drawn = figure(title, "", "", height=220)
+    drawn.update_xaxes(visible=False)
+    drawn.update_yaxes(visible=False)
+    drawn.add_annotation(
+        text="<br>".join(textwrap.wrap(sentence, 60)),
+        x=0.5,
+        y=0.5,
+        xref="paper",
+        yref="paper",
+        showarrow=False,
+        font={"size": 14},
+    )
+    return drawn
+
+
+def label(name: object, missing: str = "none") -> str:
+    """Return a name that somebody else chose as text of a figure: no markup, no template, no TeX."""
+    if name is None or name == "":
+        return missing
+    text = " ".join(str(name).split())
+    text = text if len(text) <= _NAME else f"{text[: _NAME - 1]}…"
+    return escape(text).replace("$", "&#36;").replace("{", "&#123;")
 
 
 def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> Any:
@@ -71,6 +113,7 @@ def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], colour
     return graph_objects().Scatter(
         x=[*x, *reversed(x)],
         y=[*high, *reversed(low)],
+        mode="lines",
         fill="toself",
         fillcolor=faded(colour, 0.15),
         line={"width": 0},

@@ -12,6 +12,7 @@ from novellus_lab.analytics.forecast import forecast as spend_forecast
 from novellus_lab.analytics.grouping import Question
 from novellus_lab.analytics.latency import latency as latency_frame
 from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS
+from novellus_lab.analytics.quality import quality as quality_frame
 from novellus_lab.analytics.reprice import reprice as reprice_frame
 from novellus_lab.analytics.waste import waste as waste_frame
 from novellus_lab.errors import InvalidRequestError
@@ -63,7 +64,10 @@ class LabAnalytics:
         self._live = live
 
     def __repr__(self) -> str:
-        return "lab.analytics: costs, latency, cache, usage, errors, sessions, waste, reprice, what_if, forecast"
+        return (
+            "lab.analytics: costs, latency, cache, usage, errors, sessions, quality, waste, reprice, "
+            "what_if, forecast"
+        )
 
     def costs(
         self,
@@ -156,6 +160,19 @@ class LabAnalytics:
         """Return one row a session, the dearest first: cost, turns, duration, tokens, failures."""
         return frames.sessions(self._mirror(), _asked(since, by, None, tz, filters))
 
+    def quality(
+        self,
+        since: Since = "30d",
+        *,
+        by: By = "model",
+        every: str | None = None,
+        tz: str = "UTC",
+        **filters: Unpack[Filters],
+    ) -> pl.DataFrame:
+        """Return the mean score of answers that were scored, by scorer, beside their mean cost and
+        latency, with 95% intervals. Only answers of providers count."""
+        return quality_frame(self._mirror(), _asked(since, by, every, tz, filters))
+
     def waste(
         self,
         since: Since = "7d",
@@ -242,6 +259,7 @@ class LabAnalytics:
     acache = _twin(cache)
     aerrors = _twin(errors)
     asessions = _twin(sessions)
+    aquality = _twin(quality)
     awaste = _twin(waste)
     areprice = _twin(reprice)
     awhat_if = _twin(what_if)
