@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from novellus_lab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     import polars as pl
     import pyarrow as pa
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TIME = "time"
 _MAX_DIGITS = 38
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EXACT = Context(prec=3_000)
 
 
@@ -60,10 +62,15 @@ class Grouped:
         self.attach(mirror, question)
         self.keys = dict(self.dimensions)
         if self.buckets is not None:
-            extent = self.run(f"SELECT min({table.time}) AS low, max({table.time}) AS high")
-            [[low], [high]] = (extent[name].to_pylist() for name in ("low", "high"))
-            key = "0::BIGINT" if low is None else self.buckets.key(table.time, low, high)
+            key = self.buckets.key(table.time, *self._extent(table.time))
             self.keys = {TIME: key, **self.keys}
+
+    def _extent(self, column: str) -> tuple[datetime, datetime]:
+        """Return a span of time that holds all rows: within it, the clocks' changes must be known."""
+        if self.zone.key == "UTC":
+            return _EPOCH, _EPOCH
+        extent = self.run(f"SELECT min({column}) AS low, max({column}) AS high").to_pylist()[0]
+        return extent["low"] or _EPOCH, extent["high"] or _EPOCH
 
     def attach(self, mirror: LogMirror, question: Question) -> None:
         """Make the rows that the question is about the view `log`."""
