@@ -158,3 +158,40 @@ def test_the_example_runs_every_call_of_the_production_systems_documentation(
         assert row["n"] == 13
     finally:
         remove_state(tmp_path / ".novellus")
+
+
+def test_the_comparison_notebook_tells_a_true_story(tmp_path: Path) -> None:
+    try:
+        notebook = run(ROOT / "notebooks" / "05_ab_comparison.ipynb", tmp_path)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+        shown = "\n".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
+        assert "weak is worse than strong by" in shown
+        assert "short to weak is worse than strong by" in shown
+        assert "decided before all items were asked" in shown
+        assert "can&#x27;t be said" in shown
+        assert "confirm it live" in shown
+        assert "new is cheaper than now by" in shown
+        assert "REPLAY" in shown
+        assert sum("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs) == 2
+        kinds = rows(tmp_path / ".novellus", "SELECT DISTINCT kind FROM ai_experiments")
+        assert {row["kind"] for row in kinds} == {"comparison", "live", "benchmark"}
+    finally:
+        remove_state(tmp_path / ".novellus")
+
+
+def test_the_benchmark_notebook_goes_on_comes_again_and_finds_the_regression(
+    tmp_path: Path,
+) -> None:
+    try:
+        notebook = run(ROOT / "notebooks" / "06_benchmark_rerun.ipynb", tmp_path)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+        shown = "\n".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
+        told = "\n".join("".join(o.get("text", "")) for o in outputs)
+        assert "the money was spent" in shown
+        assert "the same standings: True" in told
+        assert "regressed: ('assistant',)" in told
+        assert "answers from the log" in shown
+        once = "SELECT max(n) FROM (SELECT count(*) AS n FROM ai_requests WHERE status = 'ok' GROUP BY experiment, arm, tags ->> 'item') AS t"
+        assert rows(tmp_path / ".novellus", once)[0]["max"] == 1
+    finally:
+        remove_state(tmp_path / ".novellus")

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from novellus_lab.experiments.trial import Outcome
 
 
+_SHORT_NAMES = 24
+"""Of two arms: shown at the head of columns."""
+
+
 class Ending(StrEnum):
     """Why no more items were asked."""
 
@@ -179,11 +183,13 @@ class Comparison:
     def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
         """For each arm a title, a header and rows of text: what is shown."""
         control = self.design.control
-        header = ("", "control", "arm", "difference", "interval", "in percent", "")
         found: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
         for arm in self.design.names[1:]:
             rows = [_cells(e) for e in self.effects if e.arm == arm]
             if rows:
+                short = len(control) + len(arm) <= _SHORT_NAMES
+                named = (control, arm) if short else ("control", "arm")
+                header = ("", *named, "difference", "interval", "in percent", "")
                 found.append((f"{arm}, against {control}", header, rows))
         return found
 
