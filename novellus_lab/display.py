@@ -90,6 +90,10 @@ background:none;line-height:1.45;max-width:28rem;white-space:normal}
 .nvl.nvl .nvl-card pre{border-top:1px solid var(--nvl-line);border-radius:0;margin:0}
 .nvl .nvl-note{color:var(--nvl-amber);font-size:.92em;margin:.5em 0;padding-left:1.15em;position:relative}
 .nvl .nvl-note::before{content:"";position:absolute;left:.1em;top:.55em;width:.45em;height:.45em;border-radius:50%;background:currentColor}
+.nvl .nvl-tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:8px;width:100%}
+.nvl .nvl-tiles>div{border:1px solid var(--nvl-line);border-radius:8px;padding:.55em .9em;display:flex;flex-direction:column;line-height:1.45}
+.nvl .nvl-tiles b{font-size:1.4em;font-weight:650;font-variant-numeric:tabular-nums;white-space:nowrap}
+.nvl .nvl-tiles i{font-style:normal;font-size:12px;color:var(--nvl-quiet)}
 .nvl .nvl-empty{color:var(--nvl-quiet);font-style:italic}
 .nvl .nvl-error{border-left:3px solid var(--nvl-red);padding-left:1em;white-space:pre-line}
 .nvl .nvl-error b{font-weight:650;color:var(--nvl-red)}
@@ -204,6 +208,29 @@ def lab_html(facts: LabFacts) -> str:
         for provider, models, why in facts.providers
     ]
     return table_html(("provider", "can be asked", "why not the others"), rows, facts.about)
+
+
+def error_html(error: BaseException) -> str:
+    """What went wrong, in the error's own words."""
+    return _page(
+        f'<div class="nvl-error"><b>{_text(type(error).__name__)}</b>\n'
+        f"{_text(str(error), _SHOWN_MESSAGE)}</div>"
+    )
+
+
+def markdown_html(text: str, about: Sequence[str] = ()) -> str:
+    """What a model, or a person, wrote: shown as Markdown, and inert."""
+    body = markdown.render(text) if text.strip() else '<p class="nvl-empty">No text.</p>'
+    return _page(f'<div class="nvl-answer" dir="auto">{body}</div>{_about(about)}')
+
+
+def tiles_html(tiles: Iterable[tuple[str, str, str]]) -> str:
+    """Headline numbers side by side: a label, the number, and a quiet line below it."""
+    shown = "".join(
+        f"<div><i>{_text(label)}</i><b>{_text(value)}</b><i>{_text(detail)}</i></div>"
+        for label, value, detail in tiles
+    )
+    return _page(f'<div class="nvl-tiles">{shown}</div>')
 
 
 def table_html(

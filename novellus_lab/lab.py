@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from novellus_lab.spaces.session import Session
     from novellus_lab.spaces.session_store import ConversationStore
     from novellus_lab.spaces.telemetry import LabTelemetry
+    from novellus_lab.spaces.widgets import LabWidgets
     from novellus_lab.store.database import Database
     from novellus_lab.types import BatchFailure, Completion, Message
 
@@ -917,6 +918,13 @@ class Lab:
         from novellus_lab.spaces.experiments import LabExperiments
 
         return LabExperiments(self._access)
+
+    @property
+    def widgets(self) -> LabWidgets:
+        """To click instead of to type, in a notebook: `compare`, `playground`, `explore`, `dashboard`."""
+        from novellus_lab.spaces.widgets import LabWidgets
+
+        return LabWidgets(self)
 
     # --- inside ------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ def effects_figure(comparison: Comparison) -> plotly.Figure:
             for e in comparison.effects
             if e.metric.name == name and e.arm == arm
         ]
-        shown = [(e, *percent) for e in found if (percent := _percent(e)) is not None]
+        shown = [(e, *percent) for e in found if (percent := percent_of_control(e)) is not None]
         if not shown:
             continue
         colour = COLOURS[number % len(COLOURS)]
@@ -126,7 +126,7 @@ def frontier_figure(comparison: Comparison) -> plotly.Figure:
     return drawn
 
 
-def _percent(effect: Effect) -> _Point | None:
+def percent_of_control(effect: Effect) -> _Point | None:
     """Value and bounds in percent of the control; in points where the metric is a share itself."""
     change, relative, base = effect.difference, effect.relative, effect.control.value
     if effect.metric.unit == "share" or effect.metric.name == "score":

@@ -1,0 +1,1 @@
+"""Widgets for notebooks: compare, play, look through the log, watch it."""

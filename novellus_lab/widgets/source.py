@@ -1,0 +1,29 @@
+"""What widgets need of a lab: its verbs and its loop. `Lab` has it all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from novellus_lab.pipeline.runtime import Runtime
+
+
+class WidgetLab(Protocol):
+    """A lab, as widgets see it."""
+
+    @property
+    def analytics(self) -> Any: ...
+    @property
+    def experiments(self) -> Any: ...
+    @property
+    def monitor(self) -> Any: ...
+    @property
+    def router(self) -> Any: ...
+    @property
+    def acompare(self) -> Any: ...
+    @property
+    def acomplete(self) -> Any: ...
+    @property
+    def astream(self) -> Any: ...
+    def _live(self) -> Runtime: ...
+    def _ready(self) -> Runtime: ...
