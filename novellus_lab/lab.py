@@ -505,6 +505,8 @@ class Lab:
         max_concurrency: int = 16,
         queue: bool | str = False,
         seed: int = 0,
+        arrivals: Any = None,
+        speed: float = 1.0,
         progress: bool | None = None,
         on_look: Callable[[LabComparison], None] | None = None,
         **arguments: Any,
@@ -533,6 +535,10 @@ class Lab:
             max_usd: what all calls may cost together.
             max_concurrency: items under way at once.
             queue: have `novellus worker` processes make the calls; or the name of their queue.
+            arrivals: compare under load: calls come at the times of a trace (`"azure_llm_2023"`, a path,
+                or a list of seconds), whether or not earlier ones were answered; arms take turns, block
+                by block, and the workload is asked from the beginning again where it is shorter.
+            speed: how many times as fast as the trace.
             on_look: hears how it stands, now and then.
             arguments: `complete`'s, for every call. The cache is off unless an arm or these say
                 otherwise; arms never share entries.
@@ -555,6 +561,8 @@ class Lab:
             max_concurrency=max_concurrency,
             queue=queue,
             seed=seed,
+            arrivals=arrivals,
+            speed=speed,
             progress=progress,
             on_look=on_look,
             **arguments,

@@ -207,6 +207,8 @@ class Comparison:
             + (", valid however often they are looked at" if design.sequential else "")
             + ", together over arms (★) and over all other metrics",
         ]
+        if design.load is not None:
+            about.append(f"Under load: {design.load}; arms took turns, block by block")
         if any(seen.provider == "replay" for item in self.observations for seen in item):
             about.append("REPLAY: recorded answers; latencies are drawn from a stated distribution")
         return about

@@ -41,6 +41,8 @@ class Design:
     seed: int = 0
     max_usd: str | None = None
     common: Mapping[str, Any] = field(default_factory=dict)
+    load: str | None = None
+    """The arrivals that drove it, if any did."""
     benchmark: str | None = None
     """Of a run of a benchmark: the hash of its dataset, scorer and configuration."""
     rerun_of: str | None = None
@@ -92,6 +94,7 @@ class Design:
             "margin_relative": self.margin_relative,
             "seed": self.seed,
             "max_usd": self.max_usd,
+            "load": self.load,
             "benchmark": self.benchmark,
             "rerun_of": self.rerun_of,
             "from_log": self.from_log,

@@ -30,6 +30,8 @@ R = TypeVar("R")
 logger = logging.getLogger("novellus_lab.experiments")
 
 _KEEP_AT_ONCE = 50
+_BLOCKS = 4
+"""Of a trace: in each, every arm takes its turn."""
 _LOOKS = 100
 """How often, at most, a running comparison is looked at."""
 
@@ -53,6 +55,7 @@ async def run_experiment(
     result: Callable[[Design, tuple[Outcome, ...], Ending], R],
     told: Callable[[R], str],
     done: Sequence[Outcome] = (),
+    offsets_s: Sequence[float] | None = None,
 ) -> R:
     """Ask all items in all arms and say what came of it.
 
@@ -66,6 +69,7 @@ async def run_experiment(
         kind: of the experiment, as `ai_experiments` names it.
         result: makes of all outcomes what is returned; `told` says it in words.
         done: outcomes of an earlier start, not asked again.
+        offsets_s: when each item arrives; None: as soon as there is room.
 
     Raises:
         InvalidRequestError, StoreUnavailableError
@@ -117,7 +121,10 @@ async def run_experiment(
     status, verdict = "failed", None
     try:
         with budget():
-            await trial.run(left, max_concurrency=max_concurrency, on_outcome=heard)
+            if offsets_s is None:
+                await trial.run(left, max_concurrency=max_concurrency, on_outcome=heard)
+            else:
+                await trial.run_at(left, offsets_s, blocks=_BLOCKS, on_outcome=heard)
         outcomes[:] = await _with_costs_of_failed(design, outcomes, store, flush)
         unkept[:] = outcomes if any(not _all_ok(o) for o in outcomes) else unkept
         ending = Ending.OUT_OF_MONEY if trial.out_of_money else Ending.WHOLE

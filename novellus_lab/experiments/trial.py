@@ -122,6 +122,74 @@ class Trial:
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
 
+    async def run_at(
+        self,
+        items: Sequence[tuple[int, Item]],
+        offsets_s: Sequence[float],
+        *,
+        blocks: int,
+        on_outcome: Callable[[Outcome], None],
+    ) -> None:
+        """Ask each item at its time, whether or not earlier ones were answered.
+
+        Arms under the same load can't run at once: the trace is cut into blocks, and within each every
+        arm goes through the block alone, in an order drawn anew.
+
+        Args:
+            offsets_s: of each item, seconds from the first.
+
+        Raises:
+            InvalidRequestError: as `run`.
+        """
+        size = max(1, -(-len(items) // max(1, blocks)))
+        for start in range(0, len(items), size):
+            if self._stopped or self._out_of_money is not None:
+                return
+            block = list(
+                zip(items[start : start + size], offsets_s[start : start + size], strict=True)
+            )
+            order = list(range(len(self._arms)))
+            Random(f"{self._seed}/block {start}").shuffle(order)
+            seen: dict[int, dict[int, Observation]] = {}
+            answers: dict[int, dict[int, Completion]] = {}
+            for turn, place in enumerate(order):
+                await self._block(block, self._arms[place], place, turn, seen, answers)
+            for (number, item), _ in block:
+                if isinstance(self._scorer, Judge):
+                    await self._judge(self._scorer, item, seen[number], answers.get(number, {}))
+                of_item = tuple(seen[number][place] for place in range(len(self._arms)))
+                on_outcome(Outcome(number, of_item))
+
+    async def _block(
+        self,
+        block: Sequence[tuple[tuple[int, Item], float]],
+        arm: Arm,
+        place: int,
+        turn: int,
+        seen: dict[int, dict[int, Observation]],
+        answers: dict[int, dict[int, Completion]],
+    ) -> None:
+        async def ask(number: int, item: Item) -> None:
+            observation, answer = await self._ask(item, arm, turn)
+            if answer is not None:
+                answers.setdefault(number, {})[place] = answer
+                observation = await self._scored(item, answer, observation)
+            seen.setdefault(number, {})[place] = observation
+
+        loop = asyncio.get_running_loop()
+        began, first = loop.time(), block[0][1]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for (number, item), offset in block:
+                    await asyncio.sleep(max(0.0, began + offset - first - loop.time()))
+                    if self._out_of_money is not None:
+                        unfinished = self._unfinished(item, arm, turn)
+                        seen.setdefault(number, {})[place] = unfinished
+                        continue
+                    group.create_task(ask(number, item))
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+
     async def _item(self, number: int, item: Item) -> Outcome:
         order = list(range(len(self._arms)))
         Random(f"{self._seed}/{item.id}").shuffle(order)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,19 @@ class Workload:
         for item in self.items:
             digest.update(blake2b(item.content(), digest_size=16).digest())
         return digest.hexdigest()
+
+    def repeated(self, n: int) -> Workload:
+        """Return `n` items, from the beginning again where there are fewer; each has an id of its own.
+
+        Repetitions of an item form a group: they are not independent.
+        """
+        items = []
+        for number in range(n):
+            item = self.items[number % len(self.items)]
+            lap = number // len(self.items)
+            group = item.group or (item.id if n > len(self.items) else None)
+            items.append(replace(item, id=f"{item.id}+{lap}" if lap else item.id, group=group))
+        return Workload(self.name, tuple(items), self.source, self.licence)
 
     def sample(self, n: int | None, *, seed: int = 0) -> Workload:
         """Return `n` of the items, drawn by `seed`, in an order of its own; all of them for None.

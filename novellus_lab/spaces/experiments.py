@@ -11,6 +11,7 @@ from uuid import UUID
 
 from novellus_lab.errors import InvalidRequestError, did_you_mean
 from novellus_lab.experiments.arms import Arm, arms_of
+from novellus_lab.experiments.arrivals import Arrivals, arrivals_of
 from novellus_lab.experiments.comparison import Comparison, Ending
 from novellus_lab.experiments.design import Design
 from novellus_lab.experiments.judge import Judge
@@ -96,6 +97,8 @@ class LabExperiments:
         max_concurrency: int = 16,
         queue: bool | str = False,
         seed: int = 0,
+        arrivals: Any = None,
+        speed: float = 1.0,
         progress: bool | None = None,
         on_look: Callable[[LabComparison], None] | None = None,
         **arguments: Any,
@@ -106,7 +109,7 @@ class LabExperiments:
         runtime = self._live()
         run = self._planned(
             runtime, strategies, workload, scorer, metric, n, name, level, sequential, margin,
-            max_usd, max_concurrency, queue, seed, on_look, arguments,
+            max_usd, max_concurrency, queue, seed, on_look, arguments, arrivals, speed,
         )  # fmt: skip
         with steps(run.items_planned, progress, f"comparing {run.design.name}") as advance:
             return runtime.thread.run(run, lambda _outcome: advance())
@@ -127,6 +130,8 @@ class LabExperiments:
         max_concurrency: int = 16,
         queue: bool | str = False,
         seed: int = 0,
+        arrivals: Any = None,
+        speed: float = 1.0,
         progress: bool | None = None,
         on_look: Callable[[LabComparison], None] | None = None,
         **arguments: Any,
@@ -138,7 +143,7 @@ class LabExperiments:
         run = await asyncio.to_thread(
             self._planned,
             runtime, strategies, workload, scorer, metric, n, name, level, sequential, margin,
-            max_usd, max_concurrency, queue, seed, on_look, arguments,
+            max_usd, max_concurrency, queue, seed, on_look, arguments, arrivals, speed,
         )  # fmt: skip
         with steps(run.items_planned, progress, f"comparing {run.design.name}") as advance:
             return await runtime.thread.arun(run, lambda _outcome: advance())
@@ -161,6 +166,8 @@ class LabExperiments:
         seed: int,
         on_look: Callable[[LabComparison], None] | None,
         arguments: dict[str, Any],
+        arrivals: Any,
+        speed: float,
     ) -> _Run:
         """Check everything before anything is sent."""
         arms = arms_of(
@@ -168,7 +175,16 @@ class LabExperiments:
             strategies=runtime.strategies.names(),
             models=[model.id for model in runtime.catalog],
         )
-        load = workload_of(workload).sample(n, seed=seed)
+        load = workload_of(workload)
+        trace: Arrivals | None = None
+        if arrivals is None:
+            load = load.sample(n, seed=seed)
+        else:
+            if queue is not False:
+                raise InvalidRequestError("arrivals are kept here, not by workers: leave out queue")
+            trace = arrivals_of(arrivals).scaled(speed)
+            trace = trace if n is None else trace.first(n)
+            load = load.repeated(len(trace))
         if scorer == "judge":
             raise InvalidRequestError(
                 "say who judges: scorer=novellus_lab.experiments.judge.Judge('gpt-4o')"
@@ -211,6 +227,7 @@ class LabExperiments:
             seed=seed,
             max_usd=None if cap is None else str(cap),
             common=arguments,
+            load=None if trace is None else trace.told(),
         )
         return _Run(
             self._access,
@@ -223,6 +240,7 @@ class LabExperiments:
             max_concurrency,
             queue,
             on_look,
+            None if trace is None else trace.offsets_s,
         )
 
     # --- live traffic ------------------------------------------------------------------------
@@ -631,7 +649,9 @@ class _Run:
         max_concurrency: int,
         queue: bool | str,
         on_look: Callable[[LabComparison], None] | None,
+        offsets_s: Sequence[float] | None,
     ) -> None:
+        self._offsets_s = offsets_s
         self._access = access
         self._runtime = runtime
         self.design = design
@@ -670,6 +690,7 @@ class _Run:
                 kind="comparison",
                 result=LabComparison.of,
                 told=lambda comparison: comparison.verdict,
+                offsets_s=self._offsets_s,
             )
 
 
