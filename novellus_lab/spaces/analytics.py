@@ -13,19 +13,22 @@ from novellus_lab.analytics.grouping import Question
 from novellus_lab.analytics.latency import latency as latency_frame
 from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS
 from novellus_lab.analytics.quality import quality as quality_frame
+from novellus_lab.analytics.reconcile import reconcile as reconcile_invoice
 from novellus_lab.analytics.reprice import reprice as reprice_frame
+from novellus_lab.analytics.token_rates import token_rates
 from novellus_lab.analytics.waste import waste as waste_frame
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.pricing import PriceBook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from datetime import date, datetime, timedelta
 
     import polars as pl
 
     from novellus_lab.analytics.forecast import Forecast
     from novellus_lab.analytics.log_mirror import LogMirror
+    from novellus_lab.analytics.reconcile import Reconciliation
     from novellus_lab.analytics.selection import Filters
     from novellus_lab.pipeline.runtime import Runtime
 
@@ -66,7 +69,7 @@ class LabAnalytics:
     def __repr__(self) -> str:
         return (
             "lab.analytics: costs, latency, cache, usage, errors, sessions, quality, waste, reprice, "
-            "what_if, forecast"
+            "what_if, reconcile, forecast"
         )
 
     def costs(
@@ -243,6 +246,36 @@ class LabAnalytics:
         asked = Question(ATTEMPTS, since, by, every, tz, filters)
         return reprice_frame(self._mirror(), asked, PriceBook(), priced_as, None)
 
+    def reconcile(
+        self,
+        invoice: Any,
+        *,
+        tz: str | None = None,
+        provider: str | None = None,
+        models: Mapping[str, str] | None = None,
+        tolerance: float = 0.005,
+    ) -> Reconciliation:
+        """Compare a provider's usage export with the provider calls of the log, by day and model.
+
+        Args:
+            invoice: CSV, JSON, JSON lines or Parquet (a path, or several), a Polars or pandas frame, or
+                rows: `date`, `model`, and any of `requests`, `input_tokens`, `cached_input_tokens`,
+                `cache_write_tokens`, `output_tokens`, `reasoning_tokens`, `cost_usd`, `provider`.
+            tz: whose days the invoice's are; None: UTC, unless the days of another clock fit far better.
+            provider: whose invoice it is; None: of the providers that its models were called at.
+            models: the log's name of a model by the invoice's, where they don't match by themselves.
+            tolerance: share of a number within which two are the same.
+
+        Raises:
+            InvalidRequestError: the invoice can't be read, or an argument is wrong.
+        """
+        runtime = self._live()
+        known = {model.id: model.priced_as for model in runtime.catalog}
+        return reconcile_invoice(
+            self._mirror(), invoice, price_list=token_rates(PriceBook(), known), tz=tz,
+            provider=provider, models=models, tolerance=tolerance,
+        )  # fmt: skip
+
     def forecast(
         self, period: str = "month", *, tz: str = "UTC", **filters: Unpack[Filters]
     ) -> Forecast:
@@ -263,6 +296,7 @@ class LabAnalytics:
     awaste = _twin(waste)
     areprice = _twin(reprice)
     awhat_if = _twin(what_if)
+    areconcile = _twin(reconcile)
     aforecast = _twin(forecast)
 
 

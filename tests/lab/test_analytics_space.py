@@ -46,6 +46,21 @@ async def test_async_twins(lab):
     assert (await lab.analytics.asessions())["turns"].to_list() == [3]
 
 
+def test_an_invoice_beside_the_log(lab, rows):
+    lab.flush()
+    spent = sum(row["cost_usd"] for row in rows())
+    day = rows()[0]["created_at"].date()
+    line = {"date": day, "model": "m", "requests": 2, "input_tokens": 14, "output_tokens": 6}
+    result = lab.analytics.reconcile([{**line, "cost_usd": spent}])
+    assert result.frame["cause"].to_list() == ["agrees"]
+    missing = lab.analytics.reconcile(
+        [{**line, "requests": 4, "input_tokens": 28, "output_tokens": 12}]
+    )
+    assert missing.frame["tokens_drift"].to_list() == [20]
+    assert "calls missing from the log" in str(missing)
+    assert missing.difference_usd is None
+
+
 def test_sql_over_the_log(lab, rows):
     relation = lab.sql("SELECT model, sum(cost_usd) AS usd, count(*) AS n FROM requests GROUP BY 1")
     assert relation.fetchall() == [("m", sum(row["cost_usd"] for row in rows()), 3)]
