@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from novellus_lab.plots.comparison import percent_of_control
-from novellus_lab.plots.theme import COLOURS, band, figure, graph_objects
+from novellus_lab.plots.theme import COLOURS, band, figure, graph_objects, label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,10 +51,10 @@ def narrowing_figure(
     """
     go = graph_objects()
     drawn = figure(
-        escape(title),
+        label(title),
         "items asked in every arm",
         "difference from the control",
-        subtitle=escape(subtitle),
+        subtitle=label(subtitle),
         height=320,
     )
     for number, arm in enumerate(dict.fromkeys(look.arm for look in looks)):
@@ -70,14 +69,14 @@ def narrowing_figure(
                 mode="lines+markers",
                 line={"color": colour, "width": 2},
                 marker={"size": 5},
-                name=escape(arm),
+                name=label(arm),
                 showlegend=True,
                 hovertemplate="%{y:+.1f} [%{customdata[0]:+.1f}, %{customdata[1]:+.1f}]",
             )
         )
     drawn.add_hline(y=0, line={"color": "#8a8f98", "width": 1, "dash": "dot"})
     drawn.update_xaxes(range=[0, max(1, items) * 1.02], tickformat=",d")
-    drawn.update_yaxes(tickformat="+~g", zeroline=False)
+    drawn.update_yaxes(tickformat="~g", zeroline=False)
     if looks:
         last = {look.arm: look for look in looks}.values()
         width = max(look.high - look.low for look in last) * _TALLEST / 2

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from novellus_lab.widgets.compare import CompareWidget
+    from novellus_lab.widgets.dashboard import DashboardWidget
+    from novellus_lab.widgets.explore import ExploreWidget
+    from novellus_lab.widgets.playground import PlaygroundWidget
     from novellus_lab.widgets.source import WidgetLab
 
 _NEEDED = ("ipywidgets", "anywidget", "plotly")
@@ -23,7 +26,7 @@ class LabWidgets:
         self._lab = lab
 
     def __repr__(self) -> str:
-        return "lab.widgets: compare"
+        return "lab.widgets: dashboard, compare, explore, playground"
 
     def compare(
         self,
@@ -61,9 +64,56 @@ class LabWidgets:
             sequential=sequential,
         )
 
+    def playground(self, models: Sequence[str] = (), prompt: str = "") -> PlaygroundWidget:
+        """Ask several models the same, side by side, with cost and latency.
 
-def _check() -> None:
-    for name in _NEEDED:
+        Its `answers` are the completions, by model.
+
+        Args:
+            models: those that are ticked at first; default the first two.
+
+        Raises:
+            InvalidRequestError: a model is none that can be asked.
+            MissingDependencyError: widgets are not installed.
+        """
+        _check()
+        from novellus_lab.widgets.playground import PlaygroundWidget
+
+        return PlaygroundWidget(self._lab, models=models, prompt=prompt)
+
+    def explore(self, since: str = "24h") -> ExploreWidget:
+        """Filter the log, open a request, see its way through cache and router, ask it again elsewhere.
+
+        Its `request` is the one that is open, `replayed` the new answer.
+
+        Raises:
+            InvalidRequestError: `since` is no duration.
+            MissingDependencyError: widgets are not installed.
+        """
+        _check()
+        from novellus_lab.widgets.explore import ExploreWidget
+
+        return ExploreWidget(self._lab, since=since)
+
+    def dashboard(self, since: str = "24h", *, every: float = 15.0) -> DashboardWidget:
+        """Watch the log: headline numbers, spend, latency, cache, health, anomalies.
+
+        Args:
+            since: a duration back from now.
+            every: seconds between two looks.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            MissingDependencyError: widgets, or analytics, are not installed.
+        """
+        _check("polars", "duckdb", "adbc_driver_postgresql", "numpy")
+        from novellus_lab.widgets.dashboard import DashboardWidget
+
+        return DashboardWidget(self._lab, since=since, every=every)
+
+
+def _check(*more: str) -> None:
+    for name in (*_NEEDED, *more):
         if find_spec(name) is None:
             raise MissingDependencyError(
                 f"widgets need {name}: pip install 'novellus_lab[notebook]'"

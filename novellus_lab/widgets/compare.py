@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
-from novellus_lab.display import findings_html, money
+from novellus_lab.display import money
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.experiments.datasets import DATASETS
 from novellus_lab.experiments.judge import Judge
@@ -18,7 +18,7 @@ from novellus_lab.experiments.loading import workload_of
 from novellus_lab.experiments.metrics import METRICS
 from novellus_lab.plots.narrowing import Look, looks_at, narrowing_figure
 from novellus_lab.widgets.live_figure import LiveFigure
-from novellus_lab.widgets.panel import Panel, chosen, row
+from novellus_lab.widgets.panel import Panel, choices, chosen, heading, row, tick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,6 @@ _SCORERS = (
     ("regex: holds a match of …", "regex"),
     ("judge: a model says which is better", "judge"),
 )
-_LIST = {"max_height": "13rem", "overflow": "auto", "width": "auto", "flex": "1 1 18rem"}
 
 
 class CompareWidget(Panel):
@@ -68,8 +67,8 @@ class CompareWidget(Panel):
         self._run: object | None = None
         self._stopping = False
 
-        self.strategies = [_box(name, name in arms) for name in lab.router.strategies()]
-        self.models = [_box(name, name in arms) for name in models]
+        self.strategies = [tick(name, name in arms) for name in lab.router.strategies()]
+        self.models = [tick(name, name in arms) for name in models]
         self.control = ipywidgets.Dropdown(description="control", options=list(arms))
         self.kind = ipywidgets.Dropdown(
             description="workload",
@@ -122,7 +121,6 @@ class CompareWidget(Panel):
         self.status = ipywidgets.Label("Choose two or more to compare.")
         self.figure = LiveFigure(narrowing_figure(()))
         self.verdict = ipywidgets.HTML()
-        self.figure.widget.layout.autosize = True
         self._shown = ipywidgets.VBox(layout={"display": "none"})
         self._shown.children = (self.figure.widget, self.verdict)
 
@@ -137,10 +135,10 @@ class CompareWidget(Panel):
         self.arrange(
             ipywidgets.VBox(
                 [
-                    ipywidgets.HBox(
-                        [_listed("Strategies", self.strategies), _listed("Models", self.models)],
-                        layout={"flex_flow": "row wrap", "grid_gap": "4px 24px"},
-                    ),
+                    heading("Strategies"),
+                    choices(self.strategies),
+                    heading("Models"),
+                    choices(self.models),
                     row(self.control, self.kind),
                     self._sources,
                     row(self.scorer, self._finer),
@@ -290,7 +288,8 @@ class CompareWidget(Panel):
                 else "intervals are for the end: what is seen on the way decides nothing"
             )
             title = f"{design.primary.title}, against {design.control}"
-            unit = "points" if _in_points(design.primary) else "percent of the control"
+            points = design.primary.unit == "share" or design.primary.name == "score"
+            unit = "points" if points else "percent of the control"
             self.figure.show(
                 narrowing_figure(
                     self._looks,
@@ -321,24 +320,6 @@ class CompareWidget(Panel):
             for k, v in options.items()
         )
         return f"lab.compare({self.arms!r}, {source}{told})"
-
-
-def _in_points(metric: Any) -> bool:
-    return bool(metric.unit == "share" or metric.name == "score")
-
-
-def _box(name: str, value: bool) -> ipywidgets.Checkbox:
-    return ipywidgets.Checkbox(
-        value=value, description=name, indent=False, layout={"width": "auto"}
-    )
-
-
-def _listed(title: str, boxes: Sequence[ipywidgets.Checkbox]) -> ipywidgets.VBox:
-    inner = ipywidgets.VBox(boxes, layout={"overflow": "visible", "flex": "0 0 auto"})
-    return ipywidgets.VBox(
-        [ipywidgets.HTML(findings_html((title,), ())), ipywidgets.VBox([inner], layout=_LIST)],
-        layout={"flex": "1 1 18rem"},
-    )
 
 
 def _item(line: str) -> Any:

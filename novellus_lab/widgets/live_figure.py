@@ -15,7 +15,8 @@ class LiveFigure:
         import plotly.graph_objects as go
 
         self.widget: Any = go.FigureWidget(first)
-        self.widget._config = {**self.widget._config, "displaylogo": False, "responsive": True}
+        self.widget._config = {**self.widget._config, "displayModeBar": False, "responsive": True}
+        self.widget.layout.autosize = True
 
     def show(self, figure: plotly.Figure) -> None:
         """Show another figure."""
@@ -28,7 +29,13 @@ class LiveFigure:
                 drawn.data = ()
                 drawn.add_traces(figure.data)
             drawn.layout = figure.layout
+            drawn.layout.autosize = True
 
 
-def _kinds(figure: Any) -> list[str]:
-    return [trace.type for trace in figure.data]
+def _kinds(figure: Any) -> list[tuple[Any, ...]]:
+    return [
+        (trace.type, trace.name, trace.yaxis, trace.mode)
+        if hasattr(trace, "mode")
+        else (trace.type, trace.name, getattr(trace, "yaxis", None))
+        for trace in figure.data
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from novellus_lab.widgets.source import WidgetLab
-
-WIDE = {"width": "auto"}
 
 
 class Panel:
@@ -123,7 +122,7 @@ class Panel:
                 self.stop(key)
             except NovellusError:
                 break  # the lab is closed, and has ended it
-        _close(self.box)
+        close_all(self.box)
 
     def __enter__(self) -> Panel:
         return self
@@ -140,9 +139,10 @@ class Panel:
         return self.box._repr_mimebundle_(**options)
 
 
-def _close(widget: ipywidgets.Widget) -> None:
+def close_all(widget: ipywidgets.Widget) -> None:
+    """Close a widget and all in it."""
     for child in getattr(widget, "children", ()):
-        _close(child)
+        close_all(child)
     widget.close()
 
 
@@ -151,6 +151,32 @@ def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
     return ipywidgets.HBox(
         children, layout={"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 12px"}
     )
+
+
+def heading(text: str) -> ipywidgets.HTML:
+    """Make a title of a part."""
+    return ipywidgets.HTML(f"<b>{escape(text)}</b>")
+
+
+def tick(name: str, value: bool) -> ipywidgets.Checkbox:
+    """Make a box to tick."""
+    return ipywidgets.Checkbox(
+        value=value, description=name, indent=False, layout={"width": "auto"}
+    )
+
+
+def choices(boxes: Sequence[ipywidgets.Checkbox]) -> ipywidgets.Box:
+    """Place boxes in columns; many of them can be scrolled."""
+    inner = ipywidgets.GridBox(
+        boxes,
+        layout={
+            "grid_template_columns": "repeat(auto-fill, minmax(16rem, 1fr))",
+            "width": "100%",
+            "overflow": "visible",
+        },
+    )
+    height = {"max_height": "12rem", "overflow": "auto"} if len(boxes) > 12 else {}
+    return ipywidgets.VBox([inner], layout={"width": "100%", "flex": "0 0 auto", **height})
 
 
 def chosen(boxes: Sequence[ipywidgets.Checkbox]) -> list[str]:
