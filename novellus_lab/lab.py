@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from novellus_lab.analytics.log_mirror import LogMirror
+    from novellus_lab.analytics.selection import Filters
     from novellus_lab.cache.policy import CachePolicy
     from novellus_lab.limits.budgets import SpendingScope
     from novellus_lab.monitoring.health import HealthScores
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from novellus_lab.pipeline.runtime import Runtime
     from novellus_lab.queue.provider_batches import ProviderBatches
     from novellus_lab.queue.queue import JobQueue
+    from novellus_lab.reports.cost_report import CostReport
+    from novellus_lab.reports.period import Period
     from novellus_lab.spaces.analytics import LabAnalytics
     from novellus_lab.spaces.anomalies import Anomalies
     from novellus_lab.spaces.benchmark import LabBenchmark
@@ -765,6 +768,53 @@ class Lab:
         Takes its arguments: `model`, `kind`, `severity`, `acknowledged`, `false_alarms`, …
         """
         return self.monitor.anomalies(since, **arguments)
+
+    def cost_report(
+        self,
+        period: Period = "30d",
+        *,
+        tz: str = "UTC",
+        templates: str | Path | None = None,
+        detect: bool = False,
+        **filters: Unpack[Filters],
+    ) -> CostReport:
+        """Return what a period cost, why it changed, who spends, and what would cost less.
+
+        `lab.cost_report("30d").save("reports/november.html")`: one page that opens offline; also
+        `.md`, `.xlsx`, `.csv` and `.pdf`. See docs/cost_report.md.
+
+        Args:
+            period: a duration back from now (or `until`), `"month"` (so far), `"last month"` (or day,
+                week, quarter, year), or `(start, end)`. It is compared with the one before it.
+            tz: on whose clock days and months begin.
+            templates: a folder with templates of yours, used instead of the package's.
+            detect: look for anomalies of spend now; else those that were found before are shown.
+            filters: those of `lab.analytics`: `until`, `model`, `tag`, `experiment`, …
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            StoreUnavailableError: the database does not answer.
+            MissingDependencyError: DuckDB, Polars or Plotly is not installed.
+        """
+        from novellus_lab.spaces.cost_report import make_cost_report
+
+        return make_cost_report(
+            self._log_mirror(),
+            period,
+            tz=tz,
+            templates=templates,
+            filters=filters,
+            ttl_s=self._settings.cache.ttl_seconds,
+            budgets=self.budgets.status,
+            anomalies=self.monitor.anomalies,
+            detect=detect,
+        )
+
+    async def acost_report(self, period: Period = "30d", **options: Any) -> CostReport:
+        """Return what a period cost, and why: the async twin of `cost_report`, same arguments."""
+        import asyncio
+
+        return await asyncio.to_thread(self.cost_report, period, **options)
 
     # --- namespaces --------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ def forecast(
     place = zone(question.tz)
     moment = (now or datetime.now(UTC)).astimezone(place)
     today = moment.date()
-    first, after = _span(period, today)
+    first, after = calendar_span(period, today)
     oldest = min(first, today - timedelta(days=_HISTORY))
     filters = {**(question.filters or {}), "until": moment}
     daily = costs(
@@ -182,7 +182,7 @@ def _student(p: float, freedom: float) -> float:
     )
 
 
-def _span(period: str, day: date) -> tuple[date, date]:
+def calendar_span(period: str, day: date) -> tuple[date, date]:
     """Return the first day of a period, and the first one after it."""
     if period == "day":
         return day, day + timedelta(days=1)

@@ -89,7 +89,7 @@ REQUESTS = LogTable(
     (
         _uuid("id"),
         *_plain("created_at kind stream status error_class requested_model model provider"),
-        *_plain("strategy rule cache cache_key"),
+        *_plain("strategy rule cache cache_key prompt_hash"),
         *_plain("input_tokens output_tokens cached_input_tokens cache_write_tokens"),
         *_plain("reasoning_tokens usage_estimated"),
         _money("cost_usd"),

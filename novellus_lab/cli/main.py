@@ -12,6 +12,7 @@ from novellus_lab.cli.database import db, migrate_command
 from novellus_lab.cli.health import health
 from novellus_lab.cli.metrics import metrics
 from novellus_lab.cli.options import Config, Home, Url, run
+from novellus_lab.cli.report import report
 from novellus_lab.cli.watch import watch
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(metrics, name="metrics")
 app.command(name="migrate")(migrate_command)
 app.command()(health)
+app.command()(report)
 app.command()(watch)
 
 
