@@ -25,6 +25,7 @@ _BESIDE = {
     "metrics": "model_performance_metrics",
     "anomalies": "ai_anomalies",
     "experiments": "ai_experiments",
+    "imported_usage": "ai_imported_usage",
 }
 _USD = f"DECIMAL(38, {USD_DIGITS})"
 _WORD = re.compile(r"\w+")

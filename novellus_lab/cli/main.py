@@ -10,6 +10,7 @@ import typer
 from novellus_lab.cli.bench import bench
 from novellus_lab.cli.database import db, migrate_command
 from novellus_lab.cli.health import health
+from novellus_lab.cli.logs import export_command, import_command
 from novellus_lab.cli.metrics import metrics
 from novellus_lab.cli.options import Config, Home, Url, run
 from novellus_lab.cli.report import report
@@ -29,6 +30,8 @@ app.command(name="migrate")(migrate_command)
 app.command()(health)
 app.command()(report)
 app.command()(watch)
+app.command(name="import")(import_command)
+app.command(name="export")(export_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -51,6 +51,10 @@ class PriceBook:
         """Load the price table now (about 0.3 s), not with the first call that needs it."""
         self._table.find("openai", "gpt-4o")
 
+    def maker(self, model: str) -> str | None:
+        """Return the provider whose models have names like this: `openai` for `gpt-4o`."""
+        return self._table.maker(model)
+
     def price(
         self,
         usage: Usage,

@@ -122,6 +122,11 @@ class PriceTable:
             self._found[key] = found
         return found
 
+    def maker(self, model: str) -> str | None:
+        """Return the provider whose models have names like this; None if there is none."""
+        found = _maker(self._loaded(), model)
+        return None if found is None else found.id
+
     def _loaded(self) -> DataSnapshot:
         if self._current is None:
             from genai_prices.data_snapshot import get_snapshot

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 from novellus_lab.analytics import frames
 from novellus_lab.analytics.cache_replay import replay_cache
+
+from novellus_lab.analytics.export import export_log
 from novellus_lab.analytics.forecast import forecast as spend_forecast
 from novellus_lab.analytics.grouping import Question
+from novellus_lab.analytics.imports.importing import import_files
 from novellus_lab.analytics.latency import latency as latency_frame
 from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS
 from novellus_lab.analytics.quality import quality as quality_frame
@@ -23,10 +26,13 @@ from novellus_lab.pricing import PriceBook
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
     from datetime import date, datetime, timedelta
+    from pathlib import Path
 
     import polars as pl
 
+    from novellus_lab.analytics.export import ExportReport
     from novellus_lab.analytics.forecast import Forecast
+    from novellus_lab.analytics.imports.report import ImportReport
     from novellus_lab.analytics.log_mirror import LogMirror
     from novellus_lab.analytics.reconcile import Reconciliation
     from novellus_lab.analytics.selection import Filters
@@ -69,7 +75,7 @@ class LabAnalytics:
     def __repr__(self) -> str:
         return (
             "lab.analytics: costs, latency, cache, usage, errors, sessions, quality, waste, reprice, "
-            "what_if, reconcile, forecast"
+            "what_if, reconcile, forecast, load, export"
         )
 
     def costs(
@@ -286,6 +292,66 @@ class LabAnalytics:
         """
         return spend_forecast(self._mirror(), _asked(None, None, None, tz, filters), period)
 
+    def load(
+        self,
+        *paths: str | Path,
+        format: str | None = None,
+        price: bool = False,
+        strict: bool = False,
+        dry_run: bool = False,
+        tz: str = "UTC",
+    ) -> ImportReport:
+        """Bring what other tools have logged into this log, each call once however often it comes.
+
+        Usage and cost exports of OpenAI and Anthropic, LiteLLM's spend logs, Langfuse's observations,
+        JSON lines with the columns of `ai_requests`, and what `export` wrote. Sums that a provider
+        states by day and model become no requests: they are the table `imported_usage` of `lab.sql`.
+
+        Args:
+            paths: files, or directories of them: CSV, JSON, JSON lines, Parquet, plain or gzipped.
+            format: `litellm`, `langfuse`, `openai`, `anthropic` or `jsonl`; None: by what is in it.
+            price: price calls without a cost, each at the prices of its day.
+            strict: a bad row is an error, and nothing is imported; else it is reported and left out.
+            dry_run: say what would come, and write nothing.
+            tz: the zone of times in JSON lines that have none.
+
+        Raises:
+            InvalidRequestError: a file is not there or of no known format, or, if strict, a row is bad.
+            StoreUnavailableError: the database does not answer. What was written stays; try again.
+        """
+        runtime = self._live()
+        return import_files(
+            paths,
+            conninfo=None if dry_run else runtime.conninfo,
+            prices=PriceBook(),
+            known={model.id: model.priced_as for model in runtime.catalog},
+            content=runtime.content,
+            format=format,
+            price=price,
+            strict=strict,
+            tz=tz,
+        )
+
+    def export(
+        self,
+        to: str | Path,
+        since: Since = None,
+        *,
+        until: Since = None,
+        content: bool = True,
+    ) -> ExportReport:
+        """Write whole days (UTC) of the log as Parquet: `requests/day=…/data.parquet`, and `attempts/…`.
+
+        A day that was exported before is replaced in one step. `load` brings an export back, every
+        row as it was.
+
+        Raises:
+            InvalidRequestError: `since` or `until` is no time, or the directory can't be written.
+            StoreUnavailableError: the database does not answer.
+        """
+        conninfo = self._live().conninfo
+        return export_log(conninfo, to, since=since, until=until, content=content)
+
     acosts = _twin(costs)
     ausage = _twin(usage)
     alatency = _twin(latency)
@@ -298,6 +364,8 @@ class LabAnalytics:
     awhat_if = _twin(what_if)
     areconcile = _twin(reconcile)
     aforecast = _twin(forecast)
+    aload = _twin(load)
+    aexport = _twin(export)
 
 
 def _asked(since: Since, by: By, every: str | None, tz: str, filters: Any) -> Question:

@@ -42,7 +42,7 @@ TABLES = {
     "ai_anomalies", "ai_anomaly_notices",
     "ai_experiments", "ai_experiment_observations", "ai_scores",
     "ai_provider_batches", "ai_provider_batch_parts", "ai_provider_batch_items",
-    "ai_log_segments", "novellus_schema_migrations",
+    "ai_imported_usage", "ai_log_segments", "novellus_schema_migrations",
 }  # fmt: skip
 SECRET = "s3cr-t/pass"
 
