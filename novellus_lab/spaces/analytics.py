@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 from novellus_lab.analytics import frames
 from novellus_lab.analytics.cache_replay import replay_cache
-
 from novellus_lab.analytics.export import export_log
 from novellus_lab.analytics.forecast import forecast as spend_forecast
 from novellus_lab.analytics.grouping import Question
