@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from novellus_lab.analytics.frames import HIT, UNPRICED
 from novellus_lab.analytics.grouping import Grouped, Question, Usd
+from novellus_lab.analytics.intervals import traffic_bounds
 from novellus_lab.analytics.requests import duration
+from novellus_lab.analytics.selection import quoted
 from novellus_lab.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -69,6 +71,34 @@ class _Replayed(Grouped):
             "FROM logged LEFT JOIN (SELECT id::UUID AS id, would_hit FROM outcomes) USING (id)"
         )
 
+    def moments(self) -> list[tuple[float, float]]:
+        """Return the squares and cubes of each group's differences, in dollars, by cache key: requests of
+        one key hang together."""
+        keys = "".join(f"{sql} AS {quoted(name)}, " for name, sql in self.keys.items())
+        difference = f"{_usd('would_usd')} - {_usd('cost_usd')}"
+        # What has no key is no part of the replay, and differs by nothing.
+        by_key = self.run(
+            f"SELECT {keys} sum({difference}) AS difference_",
+            f"GROUP BY {self._numbers}cache_key",
+        )
+        self.connection.register("by_key", by_key)
+        names = ", ".join(quoted(name) for name in self.keys)
+        frame = self.finish(
+            self.connection.sql(
+                f"SELECT {names}{', ' if names else ''} sum(difference_ ** 2) AS squares_, sum(difference_ ** 3) AS cubes_ FROM by_key "  # noqa: S608
+                + (f"GROUP BY {names}" if names else "")
+            ).to_arrow_table()
+        )
+        return [(row["squares_"] or 0.0, row["cubes_"] or 0.0) for row in frame.to_dicts()]
+
+    @property
+    def _numbers(self) -> str:
+        return "".join(f"{n + 1}, " for n in range(len(self.keys)))
+
+
+def _usd(name: str) -> str:
+    return f"coalesce({name}::DOUBLE, TRY_CAST({name}_wide AS DOUBLE))"
+
 
 def replay_cache(mirror: LogMirror, question: Question, ttl: str | timedelta) -> pl.DataFrame:
     """Return hits and cost as they were beside those with another lifetime of exact answers.
@@ -76,6 +106,7 @@ def replay_cache(mirror: LogMirror, question: Question, ttl: str | timedelta) ->
     An answer serves from when it was asked for until it is as old as `ttl`; a request that finds none
     asks anew. `would_usd` takes a hit that would have been a miss to cost what its answer cost. Semantic
     and coalesced answers, and hits whose answer is older than the log (`not_known`), stay as they were.
+    `difference_usd` is counted; its bounds are of another such stretch of traffic.
 
     Raises:
         InvalidRequestError: `ttl` is no duration.
@@ -97,4 +128,12 @@ def replay_cache(mirror: LogMirror, question: Question, ttl: str | timedelta) ->
         },
         {"cost_usd": Usd("cost_usd"), "would_usd": Usd("would_usd")},
     )
-    return frame.with_columns((pl.col("would_usd") - pl.col("cost_usd")).alias("difference_usd"))
+    frame = frame.with_columns((pl.col("would_usd") - pl.col("cost_usd")).alias("difference_usd"))
+    bounds = [
+        (None, None) if total is None else traffic_bounds(float(total), *moments)
+        for total, moments in zip(frame["difference_usd"], replayed.moments(), strict=True)
+    ]
+    return frame.with_columns(
+        pl.Series("difference_low_usd", [low for low, _ in bounds], dtype=pl.Float64),
+        pl.Series("difference_high_usd", [high for _, high in bounds], dtype=pl.Float64),
+    )

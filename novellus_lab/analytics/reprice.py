@@ -10,6 +10,7 @@ from novellus_lab.analytics.frames import UNPRICED
 from novellus_lab.analytics.grouping import Question, Usd
 from novellus_lab.analytics.log_columns import KEPT_USD, exact_amount
 from novellus_lab.analytics.provider_calls import ProviderCalls
+from novellus_lab.analytics.stated_prices import check_met, over
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.types import Usage
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from novellus_lab.analytics.log_mirror import LogMirror
     from novellus_lab.pipeline.catalog import PricedAs
-    from novellus_lab.pricing import PriceBook
+    from novellus_lab.pricing import ConfiguredPrice, PriceBook
 
 _COUNTS = (
     *("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens"),
@@ -43,6 +44,7 @@ def reprice(
     prices: PriceBook,
     known: Mapping[str, PricedAs] | PricedAs,
     as_of: str | date | datetime | None,
+    stated: Mapping[str, ConfiguredPrice] | None = None,
 ) -> pl.DataFrame:
     """Return `logged_usd` beside `repriced_usd`, and their difference over the calls that have both.
 
@@ -51,18 +53,32 @@ def reprice(
         known: how configured models are priced, by id; or how all calls are to be priced, whatever
             their model.
         as_of: the day whose prices count for all; None: each call at those of its own day.
+        stated: prices to take for some models instead; calls of all others stay as they were logged.
 
     `unpriced` counts calls that had no price when they were made, `still_unpriced` those that have none
     now. What a provider itself said it charged stays as it is; so does what cost nothing because
     nothing was used.
 
     Raises:
-        InvalidRequestError: `as_of` is no day.
+        InvalidRequestError: `as_of` is no day, or a price is stated of a model that was not called.
     """
     import polars as pl
 
     at = _moment(as_of)
-    calls = _Repriced(mirror, question, lambda row: _again(row, prices, known, at))
+    met: set[str] = set()
+
+    def again(row: dict[str, Any]) -> Decimal | None:
+        if stated is None:
+            return _again(row, prices, known, at)
+        called = (row["model_id"], row["model_id"].removeprefix(f"{row['provider']}/"))
+        met.update(called)
+        price = next((stated[name] for name in called if name in stated), None)
+        if price is None:
+            return None if row["cost_usd"] is None else Decimal(row["cost_usd"])
+        return _again(row, prices, known, at, price)
+
+    calls = _Repriced(mirror, question, again)
+    check_met(stated or (), met)
     both = f"NOT ({UNPRICED}) AND NOT (repriced_usd IS NULL AND repriced_usd_wide IS NULL)"
     frame = calls.sums(
         {
@@ -123,11 +139,14 @@ def _again(
     prices: PriceBook,
     known: Mapping[str, PricedAs] | PricedAs,
     at: datetime | None,
+    stated: ConfiguredPrice | None = None,
 ) -> Decimal | None:
     logged = None if row["cost_usd"] is None else Decimal(row["cost_usd"])
     counts = {name: row[name] for name in _COUNTS}
     instead = known if "configured" in known else None
-    if row["input_tokens"] is None or (row["price_version"] == _BILLED and instead is None):
+    if row["input_tokens"] is None or (
+        row["price_version"] == _BILLED and instead is None and stated is None
+    ):
         return logged
     if not any(counts.values()):
         return logged
@@ -135,6 +154,8 @@ def _again(
     name = row["model_id"].removeprefix(f"{row['provider']}/")
     unknown = {"provider": row["provider"], "model": name}
     priced_as: Any = instead or known.get(row["model_id"], unknown)
+    if stated is not None:
+        priced_as = {**priced_as, "configured": over(priced_as.get("configured", ()), stated)}
     return prices.price(
         Usage(**used),
         **priced_as,

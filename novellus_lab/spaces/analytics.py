@@ -17,6 +17,7 @@ from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS
 from novellus_lab.analytics.quality import quality as quality_frame
 from novellus_lab.analytics.reconcile import reconcile as reconcile_invoice
 from novellus_lab.analytics.reprice import reprice as reprice_frame
+from novellus_lab.analytics.stated_prices import read_prices
 from novellus_lab.analytics.token_rates import token_rates
 from novellus_lab.analytics.waste import waste as waste_frame
 from novellus_lab.errors import InvalidRequestError
@@ -224,6 +225,7 @@ class LabAnalytics:
         self,
         since: Since = "7d",
         *,
+        prices: Mapping[str, Mapping[str, Any]] | None = None,
         on_model: str | None = None,
         cache_ttl: str | timedelta | None = None,
         by: By = None,
@@ -231,24 +233,32 @@ class LabAnalytics:
         tz: str = "UTC",
         **filters: Unpack[Filters],
     ) -> pl.DataFrame:
-        """Play the log again: with another model's prices, or another lifetime of cached answers.
+        """Play the log again: at other prices, on another model, with another lifetime of answers.
 
         Args:
+            prices: `{"gpt-4o": {"input": 0.002, "output": 0.008}}`, US dollars per 1,000 tokens as in the
+                YAML (also `cached_input`, `cache_write`, `reasoning`; what is not stated stays): what
+                provider calls would have cost (`repriced_usd`). Calls of other models stay as they were.
             on_model: a configured model: what provider calls would have cost at its prices, for the
                 same tokens (`repriced_usd`). Its own answers would be longer or shorter.
             cache_ttl: how long an answer serves (`"1h"`, a timedelta): `would_hits` and `would_usd`
                 beside `hits` and `cost_usd`.
 
         Raises:
-            InvalidRequestError: not exactly one of the two is given.
+            InvalidRequestError: not exactly one of these is given, or it can't be.
             UnknownModelError: no such model is configured.
         """
-        if (on_model is None) == (cache_ttl is None):
-            raise InvalidRequestError("what_if takes either on_model= or cache_ttl=")
+        asked_for = [wish for wish in (prices, on_model, cache_ttl) if wish is not None]
+        if len(asked_for) != 1:
+            raise InvalidRequestError("what_if takes one of prices=, on_model= and cache_ttl=")
         if cache_ttl is not None:
             return replay_cache(self._mirror(), _asked(since, by, every, tz, filters), cache_ttl)
-        priced_as = self._live().catalog.get(str(on_model)).priced_as
         asked = Question(ATTEMPTS, since, by, every, tz, filters)
+        if prices is not None:
+            stated = read_prices(prices)
+            known = {model.id: model.priced_as for model in self._live().catalog}
+            return reprice_frame(self._mirror(), asked, PriceBook(), known, None, stated)
+        priced_as = self._live().catalog.get(str(on_model)).priced_as
         return reprice_frame(self._mirror(), asked, PriceBook(), priced_as, None)
 
     def reconcile(

@@ -10,6 +10,7 @@ import pytest
 from novellus_lab.analytics.grouping import Question
 from novellus_lab.analytics.log_columns import ATTEMPTS
 from novellus_lab.analytics.reprice import reprice
+from novellus_lab.analytics.stated_prices import read_prices
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.pricing import ConfiguredPrice, PriceBook
 from tests.analytics.conftest import NOON
@@ -81,3 +82,50 @@ def test_the_price_table_knows_models_that_are_configured_no_more(mirror, log):
     )
     assert one == Decimal("0.0075")
     assert batch == one / 2
+
+
+def at(mirror, prices, **filters):
+    frame = reprice(mirror, asked(**filters), PriceBook(), KNOWN, None, read_prices(prices))
+    return {row["model"]: row for row in frame.to_dicts()}
+
+
+def test_stated_prices_count_for_their_models_alone(mirror, log):
+    log(
+        {**USED, "cost_usd": Decimal(2), "cached_input_tokens": 100},
+        {**USED, "cost_usd": Decimal(7), "price_version": "provider"},
+        {**USED, "cost_usd": Decimal(2), "started_at": CUT - timedelta(days=1)},
+        {**USED, "cost_usd": Decimal(5), "model_id": "p/other"},
+        {**USED, "cost_usd": None, "model_id": "p/other", "price_version": None},
+        table="ai_request_attempts",
+    )
+    rows = at(mirror, {"m": {"input": "0.3"}})
+    # What is not stated stays: output at 2, before the cut at 8.
+    assert rows["m"]["repriced_usd"] == Decimal("0.3") * 3 + 1 + 1 + 4
+    assert rows["m"]["difference_usd"] == Decimal("0.3") * 3 + 6 - 11
+    assert (rows["p/other"]["repriced_usd"], rows["p/other"]["still_unpriced"]) == (5, 1)
+    rows = at(mirror, {"m": {"input": 1, "cached_input_token_cost": 0, "output": 0}}, since=CUT)
+    assert rows["m"]["repriced_usd"] == Decimal("0.9") + 1
+    other = at(mirror, {"other": {"input": 0.1, "output": 0.2}})["p/other"]
+    assert (other["repriced_usd"], other["unpriced"], other["still_unpriced"]) == (
+        Decimal("0.4"),
+        1,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("prices", "message"),
+    [
+        ({}, "prices must be"),
+        ({"m": 0.1}, "must be such as"),
+        ({"m": {"imput": 1}}, "no 'imput'. Did you mean 'input'"),
+        ({"m": {"input": -1}}, r"prices\['m'\].input_token_cost"),
+        ({"m": {"input": "cheap"}}, "number of US dollars"),
+        ({"m": {}}, "states no price"),
+        ({"n": {"input": 1}}, "no call of this time was to 'n'. Known: m"),
+    ],
+)
+def test_prices_that_can_not_be_are_refused(mirror, log, prices, message):
+    log({**USED, "cost_usd": Decimal(2)}, table="ai_request_attempts")
+    with pytest.raises(InvalidRequestError, match=message):
+        at(mirror, prices)

@@ -148,7 +148,11 @@ def test_what_if(lab):
     assert (row["hits"], row["would_hits"]) == (1, 0)
     [same] = lab.analytics.what_if(on_model="m").to_dicts()
     assert same["repriced_usd"] == same["logged_usd"]
-    with pytest.raises(InvalidRequestError, match="either"):
+    [twice] = lab.analytics.what_if(
+        prices={"m": {"input": "0.00000002469", "output": 4}}
+    ).to_dicts()
+    assert twice["repriced_usd"] == 2 * twice["logged_usd"]
+    with pytest.raises(InvalidRequestError, match="takes one of"):
         lab.analytics.what_if()
     with pytest.raises(InvalidRequestError, match="nobody"):
         lab.analytics.what_if(on_model="nobody")
