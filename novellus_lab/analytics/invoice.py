@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from novellus_lab.analytics.imports.provider_invoices import provider_rows
 from novellus_lab.errors import InvalidRequestError
 
 COUNTS = (
@@ -55,7 +56,8 @@ class InvoiceLine:
 def read_invoice(given: Any) -> list[InvoiceLine]:
     """Read an export: a path, several, a Polars or pandas frame, or rows.
 
-    A row has `date` (a day, or when it begins), `model`, and any of `requests`, the tokens by kind,
+    A file may be what OpenAI, Anthropic or LiteLLM export (`docs/import_export.md`). Of any
+    other, a row has `date` (a day, or when it begins), `model`, and any of `requests`, the tokens by kind,
     `cost_usd`, `provider` and `batch`; whatever else it has is not looked at.
 
     Raises:
@@ -102,6 +104,8 @@ def _rows(given: Any) -> Iterable[tuple[str, Mapping[str, Any]]]:
 
 def _read(path: Path) -> Iterable[Any]:
     kind = path.suffix.lower()
+    if path.is_file() and (stated := provider_rows(path)) is not None:
+        return stated
     try:
         if kind == ".parquet":
             import polars as pl

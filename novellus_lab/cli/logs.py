@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ import typer
 from novellus_lab.cli.options import AsJson, Config, Home, Url, database_of, print_table, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from novellus_lab.analytics.imports.report import ImportReport
     from novellus_lab.settings import Settings
@@ -77,15 +78,30 @@ def import_command(
                 price=price,
                 strict=strict,
                 tz=tz,
+                told=progress,
             )
 
-        report = imported(None) if dry_run else _into(settings, imported)
+        with _progress() as progress:
+            report = imported(None) if dry_run else _into(settings, imported)
         if as_json:
             typer.echo(json.dumps(report.to_dict(), indent=2))
         else:
             _show(report)
 
     run(work)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None] | None]:
+    """Yield what shows the number of rows so far, where somebody looks."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status("reading …") as status:
+        yield lambda rows: status.update(f"{rows:,} rows")
 
 
 def _into(settings: Settings, imported: Callable[[str | None], ImportReport]) -> ImportReport:
@@ -107,11 +123,13 @@ def _show(report: ImportReport) -> None:
         typer.echo(line)
     if report.models:
         typer.echo("")
+        from novellus_lab.analytics.imports.report import shortest
+
         largest = sorted(report.models.items(), key=lambda item: -item[1].calls)
         print_table(
             ("model", "calls", "unpriced", "USD"),
             [
-                (name, f"{m.calls:,}", f"{m.unpriced:,}", f"{m.cost_usd:f}")
+                (name, f"{m.calls:,}", f"{m.unpriced:,}", shortest(m.cost_usd))
                 for name, m in largest[:_SHOWN]
             ],
             [f"and {len(largest) - _SHOWN:,} more models"] if len(largest) > _SHOWN else (),

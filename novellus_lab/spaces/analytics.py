@@ -12,6 +12,7 @@ from novellus_lab.analytics.export import export_log
 from novellus_lab.analytics.forecast import forecast as spend_forecast
 from novellus_lab.analytics.grouping import Question
 from novellus_lab.analytics.imports.importing import import_files
+from novellus_lab.analytics.imports.provider_invoices import imported_rows
 from novellus_lab.analytics.latency import latency as latency_frame
 from novellus_lab.analytics.log_columns import ATTEMPTS, REQUESTS
 from novellus_lab.analytics.quality import quality as quality_frame
@@ -263,7 +264,7 @@ class LabAnalytics:
 
     def reconcile(
         self,
-        invoice: Any,
+        invoice: Any = None,
         *,
         tz: str | None = None,
         provider: str | None = None,
@@ -273,9 +274,10 @@ class LabAnalytics:
         """Compare a provider's usage export with the provider calls of the log, by day and model.
 
         Args:
-            invoice: CSV, JSON, JSON lines or Parquet (a path, or several), a Polars or pandas frame, or
-                rows: `date`, `model`, and any of `requests`, `input_tokens`, `cached_input_tokens`,
+            invoice: a usage or cost export as OpenAI or Anthropic give it, or CSV, JSON, JSON lines or
+                Parquet (a path, or several), a Polars or pandas frame, or rows: `date`, `model`, and any of `requests`, `input_tokens`, `cached_input_tokens`,
                 `cache_write_tokens`, `output_tokens`, `reasoning_tokens`, `cost_usd`, `provider`.
+                None: what `load` has brought in of such exports.
             tz: whose days the invoice's are; None: UTC, unless the days of another clock fit far better.
             provider: whose invoice it is; None: of the providers that its models were called at.
             models: the log's name of a model by the invoice's, where they don't match by themselves.
@@ -286,6 +288,8 @@ class LabAnalytics:
         """
         runtime = self._live()
         known = {model.id: model.priced_as for model in runtime.catalog}
+        if invoice is None:
+            invoice = imported_rows(self._mirror(), provider)
         return reconcile_invoice(
             self._mirror(), invoice, price_list=token_rates(PriceBook(), known), tz=tz,
             provider=provider, models=models, tolerance=tolerance,

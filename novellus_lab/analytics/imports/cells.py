@@ -5,7 +5,6 @@ Each reader takes None and "" for unknown, and refuses what it can't read: a `Ba
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from novellus_lab.analytics.imports.calls import BadRowError
+from novellus_lab.analytics.imports.json_elements import DECODER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,7 +132,7 @@ def parsed(value: Any) -> Any:
     """Return JSON that a cell holds as text; any other value as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"'):
         try:
-            return json.loads(value, parse_float=Decimal, strict=False)
+            return DECODER.decode(value)
         except (ValueError, RecursionError):
             return value
     return value

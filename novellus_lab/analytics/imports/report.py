@@ -116,14 +116,14 @@ class ImportReport:
             "last": None if self.last is None else self.last.isoformat(),
             "unpriced": self.unpriced,
             "unpriced_share": self.unpriced_share,
-            "cost_usd": f"{self.cost_usd:f}",
+            "cost_usd": shortest(self.cost_usd),
             "unknown_models": self.unknown_models,
             "models": {
                 name: {
                     "calls": model.calls,
                     "unpriced": model.unpriced,
                     "could_be_priced": model.could_be_priced,
-                    "cost_usd": f"{model.cost_usd:f}",
+                    "cost_usd": shortest(model.cost_usd),
                     "known": model.known,
                 }
                 for name, model in self.models.items()
@@ -159,7 +159,7 @@ class ImportReport:
         if self.first is not None and self.last is not None:
             told.append(f"from {self.first:%Y-%m-%d %H:%M} to {self.last:%Y-%m-%d %H:%M} UTC")
         if self.calls:
-            told.append(f"{self.cost_usd:f} USD in priced calls")
+            told.append(f"{shortest(self.cost_usd)} USD in priced calls")
         if self.unpriced:
             could = sum(model.could_be_priced for model in self.models.values())
             told.append(
@@ -186,7 +186,7 @@ class ImportReport:
 
         dearest = sorted(self.models.items(), key=lambda item: -item[1].calls)[:_SHOWN]
         models = [
-            (name, f"{m.calls:,}", f"{m.unpriced:,}", f"{m.cost_usd:f}") for name, m in dearest
+            (name, f"{m.calls:,}", f"{m.unpriced:,}", shortest(m.cost_usd)) for name, m in dearest
         ]
         bad = [(f"{b.file}:{b.line}", b.reason) for b in self.bad_rows[:_SHOWN]]
         tables: list[Any] = []
@@ -195,6 +195,12 @@ class ImportReport:
         if bad:
             tables.append(("Bad rows", ("where", "why"), bad))
         return findings_html([f"{line}." for line in self.sentences()], tables)
+
+
+def shortest(amount: Decimal) -> str:
+    """Return an amount to the last digit that says something."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _counted(number: int, what: str) -> str:
