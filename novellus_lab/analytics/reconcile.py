@@ -288,6 +288,10 @@ class _Names:
             for name in names
             if name not in met and plain in met
         }
+        # One export of a provider dates its names, another one does not.
+        for plain, names in by_plain.items():
+            if plain in names and len(names) == 2:
+                [self._merged[plain]] = names - {plain}
 
     @staticmethod
     def _one(names: set[str], plain: str) -> str:
@@ -298,7 +302,8 @@ class _Names:
         return self._merged.get(name, name)
 
     def of_call(self, call: _Call) -> str:
-        return self._of_call[call.model, call.response_model]
+        name = self._of_call[call.model, call.response_model]
+        return self._merged.get(name, name)
 
 
 def _plain(name: str) -> str:

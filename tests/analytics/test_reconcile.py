@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pandas as pd
 import polars as pl
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from novellus_lab.analytics.drift import PARTS, Billed, Logged, Tally, explain
+from novellus_lab.analytics.imports.provider_invoices import imported_rows
 from novellus_lab.analytics.invoice import read_invoice
 from novellus_lab.analytics.reconcile import reconcile
 from novellus_lab.errors import InvalidRequestError
@@ -214,6 +217,14 @@ def test_several_dated_names_meet_calls_that_have_only_the_plain_one(found):
     assert (only(result)["model"], only(result)["cause"]) == ("gpt-4o", "agrees")
 
 
+def test_an_export_that_dates_its_names_beside_one_that_does_not(found):
+    usage = line(model="haiku-20251001")
+    dollars = {"date": DAY, "model": "haiku", "cost_usd": usage.pop("cost_usd") * 2}
+    calls = [call(model_id="haiku"), call(model_id="haiku", response_model="haiku-20251001")]
+    row = only(found(calls, [usage, usage, dollars]))
+    assert (row["model"], row["cause"]) == ("haiku-20251001", "agrees")
+
+
 def test_without_prices_and_without_calls(found):
     result = found([], [line()], price_list=lambda *_: None)
     assert only(result)["cause"] == "calls missing from the log"
@@ -263,7 +274,7 @@ def test_every_form_of_an_invoice(tmp_path):
         ([line(cost_usd="Infinity")], "cost_usd must be an amount"),
         ([{"date": "2026-11-24", "model": "m"}], "neither tokens nor dollars"),
         ([line(end="2026-12-24")], "more than a day"),
-        (["x", line()], "expected columns and values"),
+        ([7, line()], "expected columns and values"),
     ],
 )
 def test_what_is_no_invoice_is_refused_with_the_place(invoice, message):
@@ -308,3 +319,59 @@ def test_whatever_differs_has_a_cause_whose_dollars_sum(parts, theirs, stated, s
         assert cause.name == "agrees"
     if cause.tokens_usd is not None:
         assert cause.tokens_usd + cause.price_usd == billed.cost_usd - logged.all.cost_usd
+
+
+OPENAI_USAGE = {
+    "object": "page", "data": [{
+        "object": "bucket", "start_time": 1795478400, "end_time": 1795564800, "results": [{
+            "object": "organization.usage.completions.result", "num_model_requests": 1, "model": "m",
+            "input_tokens": 1000, "output_tokens": 500, "input_cached_tokens": 400,
+        }],
+    }],
+}  # fmt: skip
+OPENAI_COSTS = {
+    "object": "page", "data": [{
+        "object": "bucket", "start_time": 1795478400, "end_time": 1795564800, "results": [
+            {"object": "organization.costs.result", "line_item": "m, input",
+             "amount": {"value": 0.8, "currency": "usd"}},
+            {"object": "organization.costs.result", "line_item": "m, output",
+             "amount": {"value": 1, "currency": "usd"}},
+            {"object": "organization.costs.result", "line_item": None,
+             "amount": {"value": 0.25, "currency": "usd"}},
+        ],
+    }],
+}  # fmt: skip
+
+
+def test_exports_of_providers_are_understood_as_they_come(found, tmp_path):
+    for name, page in (("usage", OPENAI_USAGE), ("costs", OPENAI_COSTS)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(page))
+    ours = call(model_id="openai/m", provider="openai")
+    result = found([ours], sorted(tmp_path.iterdir()))
+    fees, model = result.frame.to_dicts()
+    assert (model["cause"], model["invoiced_usd"]) == ("agrees", Decimal("1.8"))
+    assert model["invoiced_cached_input_tokens"] == 400
+    assert (fees["cause"], fees["difference_usd"]) == ("no model's usage", Decimal("0.25"))
+
+
+def test_what_a_gateway_says_of_a_providers_calls_does_not_count_twice(mirror, log, database):
+    log(call(provider="anthropic"), table="ai_request_attempts")
+    day = NOON.replace(hour=0)
+    for source in ("litellm", "anthropic"):
+        with psycopg.connect(database.conninfo) as connection:
+            connection.execute(
+                "INSERT INTO ai_imported_usage (id, source, kind, bucket_start, bucket_end, provider, "
+                "model, grouping, cost_usd) VALUES (gen_random_uuid(), %s, 'cost', %s, %s, %s, %s, %s, 1.8)",
+                [source, day, day + timedelta(days=1), "anthropic", "m", "model"],
+            )
+        loaded = reconcile(mirror, imported_rows(mirror, None), price_list=rates)
+        assert (only(loaded)["cause"], loaded.invoiced_usd) == ("agrees", Decimal("1.8"))
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_real_exports_are_invoices(provider):
+    exports = sorted((Path(__file__).parents[1] / "data" / "imports").glob(f"{provider}_*"))
+    assert len(exports) == 4
+    for export in exports:
+        lines = read_invoice(export)
+        assert {line.provider for line in lines} == {provider}

@@ -24,8 +24,12 @@ SELECT bucket_start, bucket_end, provider, model,
         OR 'batch' IN (dimensions ->> 'service_tier', dimensions ->> 'usage_type') AS batch,
     requests, input_tokens, output_tokens, cached_input_tokens, cache_write_tokens,
     cost_usd::text AS cost_usd
-FROM public.ai_imported_usage ORDER BY bucket_start, id
-"""
+FROM public.ai_imported_usage AS stated
+WHERE source = provider OR NOT EXISTS (
+    SELECT FROM public.ai_imported_usage AS own
+    WHERE own.provider = stated.provider AND own.source = own.provider)
+ORDER BY bucket_start, id
+"""  # a gateway's sums are of the same calls as the provider's own
 _TOLD = ("requests", "input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens")
 
 
