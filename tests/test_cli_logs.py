@@ -34,7 +34,7 @@ def test_import_look_import_again_export_and_back(database, tmp_path):
     assert count(database, "ai_requests") == 0
     told = invoke("import", SAMPLES, *at).stdout
     assert "3 calls: 3 new, 0 were in the log already" in told
-    assert "sums by time and model (no calls: they go to ai_imported_usage)" in told
+    assert "kept apart in ai_imported_usage: 13 new, 0 changed" in told
     assert "gpt-4o" in told
     facts = json.loads(invoke("import", SAMPLES, "--json", *at).stdout)
     assert (facts["new"], facts["already_there"], facts["new_buckets"]) == (0, 3, 0)

@@ -9,7 +9,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from novellus_lab.analytics.exported_files import FILE, TABLES, USD_DIGITS
+from novellus_lab.analytics.exported_files import (
+    FILE,
+    TABLES,
+    USD_DIGITS,
+    day_files,
+    day_of,
+)
 from novellus_lab.analytics.postgres_arrow import PostgresArrow, PostgresError
 from novellus_lab.analytics.requests import moment
 from novellus_lab.errors import (
@@ -89,7 +95,7 @@ def export_log(
     rows = {table.directory: 0 for table in TABLES}
     removed = 0
     try:
-        for day in _days(postgres, start, end):
+        for day in _days(postgres, place, start, end):
             # Both tables as of one moment: no request without its attempts.
             postgres.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             try:
@@ -114,22 +120,33 @@ def export_log(
     return ExportReport(place, len(days), rows["requests"], rows["attempts"], removed)
 
 
-def _days(postgres: PostgresArrow, start: datetime | None, end: datetime | None) -> Iterator[date]:
-    extents = []
+def _days(
+    postgres: PostgresArrow, place: Path, start: datetime | None, end: datetime | None
+) -> list[date]:
+    """Return the days that have rows, or a file of an earlier export."""
+    first = None if start is None else start.astimezone(UTC).date()
+    last = None if end is None else end.astimezone(UTC).date()
+    days: set[date] = set()
     for table in TABLES:
+        bounds = [
+            f"{table.time} {sign} '{day.isoformat()} 00:00:00+00'"
+            for sign, day in ((">=", first), ("<", None if last is None else last + _DAY))
+            if day is not None
+        ]
+        where = f"WHERE {' AND '.join(bounds)}" if bounds else ""
         found = postgres.table(
-            f"SELECT min({table.time}) AS low, max({table.time}) AS high FROM public.{table.name}"  # noqa: S608
-        ).to_pylist()[0]
-        if found["low"] is not None:
-            extents.append((found["low"].astimezone(UTC), found["high"].astimezone(UTC)))
-    low = start or min((low for low, _ in extents), default=None)
-    high = end or max([datetime.now(UTC), *(high for _, high in extents)])
-    if low is None:
-        return
-    day, last = low.astimezone(UTC).date(), high.astimezone(UTC).date()
-    while day <= last:
-        yield day
-        day += _DAY
+            f"SELECT DISTINCT ({table.time} AT TIME ZONE 'UTC')::date AS day "  # noqa: S608 - our own
+            f"FROM public.{table.name} {where}"
+        )
+        days.update(found["day"].to_pylist())
+        days.update(
+            day
+            for file in day_files(place, table)
+            if (day := day_of(file))
+            and (first is None or first <= day)
+            and (last is None or day <= last)
+        )
+    return sorted(days)
 
 
 def _write(

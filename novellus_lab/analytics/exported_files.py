@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 
 from novellus_lab.store.copy_text import ATTEMPT_COLUMNS, REQUEST_COLUMNS
@@ -58,10 +59,17 @@ ATTEMPTS = ExportedTable(
 TABLES = (REQUESTS, ATTEMPTS)
 
 
+def day_of(file: Path) -> date | None:
+    """Return the day of a file, by its directory; None if it is no day's."""
+    name = file.parent.name
+    try:
+        return date.fromisoformat(name.removeprefix("day=")) if _DAY.fullmatch(name) else None
+    except ValueError:
+        return None
+
+
 def day_files(place: Path, table: ExportedTable) -> list[Path]:
     """Return the files of a table in an export, oldest day first."""
     return sorted(
-        path
-        for path in (place / table.directory).glob(f"day=*/{FILE}")
-        if _DAY.fullmatch(path.parent.name)
+        path for path in (place / table.directory).glob(f"day=*/{FILE}") if day_of(path) is not None
     )

@@ -119,17 +119,17 @@ def _into(settings: Settings, imported: Callable[[str | None], ImportReport]) ->
 
 
 def _show(report: ImportReport) -> None:
-    for line in report.sentences():
+    from novellus_lab.display import money
+
+    for line in (*report.sentences(), *report.left_out()):
         typer.echo(line)
     if report.models:
         typer.echo("")
-        from novellus_lab.analytics.imports.report import shortest
-
         largest = sorted(report.models.items(), key=lambda item: -item[1].calls)
         print_table(
-            ("model", "calls", "unpriced", "USD"),
+            ("model", "calls", "unpriced", "cost"),
             [
-                (name, f"{m.calls:,}", f"{m.unpriced:,}", shortest(m.cost_usd))
+                (name, f"{m.calls:,}", f"{m.unpriced:,}", money(m.cost_usd))
                 for name, m in largest[:_SHOWN]
             ],
             [f"and {len(largest) - _SHOWN:,} more models"] if len(largest) > _SHOWN else (),

@@ -11,6 +11,7 @@ from novellus_lab.analytics.cache_replay import replay_cache
 from novellus_lab.analytics.export import export_log
 from novellus_lab.analytics.forecast import forecast as spend_forecast
 from novellus_lab.analytics.grouping import Question
+from novellus_lab.analytics.imports.imported_frame import imported_frame
 from novellus_lab.analytics.imports.importing import import_files
 from novellus_lab.analytics.imports.provider_invoices import imported_rows
 from novellus_lab.analytics.latency import latency as latency_frame
@@ -76,7 +77,7 @@ class LabAnalytics:
     def __repr__(self) -> str:
         return (
             "lab.analytics: costs, latency, cache, usage, errors, sessions, quality, waste, reprice, "
-            "what_if, reconcile, forecast, load, export"
+            "what_if, reconcile, forecast, load, imported, export"
         )
 
     def costs(
@@ -345,6 +346,19 @@ class LabAnalytics:
             tz=tz,
         )
 
+    def imported(
+        self, since: Since = None, *, by: str | Sequence[str] = ("day", "provider", "model")
+    ) -> pl.DataFrame:
+        """Return what providers stated in sums and `load` brought in: requests, tokens, `cost_usd`.
+
+        Tokens come from usage exports, dollars from cost exports; NULL where none says. None of it is in
+        the log: don't add it to `costs`, compare them with `reconcile()`.
+
+        Args:
+            by: `day`, `month` (UTC), `source`, `provider`, `model`, or `dimension:project_id` and the like.
+        """
+        return imported_frame(self._mirror(), since, by)
+
     def export(
         self,
         to: str | Path,
@@ -378,6 +392,7 @@ class LabAnalytics:
     areconcile = _twin(reconcile)
     aforecast = _twin(forecast)
     aload = _twin(load)
+    aimported = _twin(imported)
     aexport = _twin(export)
 
 

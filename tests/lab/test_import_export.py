@@ -49,6 +49,15 @@ def test_what_was_imported_is_in_metrics_frames_and_sql(lab, tmp_path):
         10
     ]
     lab.analytics.load(SAMPLES / "openai_costs.csv")
+    by_model = lab.analytics.imported(by=["month", "model"])
+    assert by_model.select("model", "cost_usd").rows() == [
+        ("gpt-4o-2024-08-06", Decimal("0.895874")), ("gpt-5-2025-08-07", Decimal("0.56177125")),
+    ]  # fmt: skip
+    assert lab.analytics.imported(since="1d").is_empty()
+    lines = lab.analytics.imported(by="dimension:line_item")["dimension:line_item"]
+    assert lines.to_list() == ["gpt-4o-2024-08-06, input", "gpt-5-2025-08-07, output"]
+    with pytest.raises(InvalidRequestError, match="Did you mean 'model'"):
+        lab.analytics.imported(by="models")
     assert lab.sql("SELECT sum(cost_usd) FROM imported_usage").fetchall() == [
         (Decimal("1.45764525"),)
     ]  # fmt: skip

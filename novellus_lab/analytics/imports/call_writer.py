@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -19,7 +20,6 @@ from novellus_lab.store.database import cause
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
     from types import TracebackType
 
     from novellus_lab.records import RequestRecord
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _CHUNK_ROWS = 5_000
 _CHUNK_BYTES = 16_000_000
 _ANALYZE_ROWS = 50_000
+_FIRST_MONTH, _AHEAD = datetime(2018, 1, 1, tzinfo=UTC), timedelta(days=31)
 _REQUESTS, _ATTEMPTS = ", ".join(REQUEST_COLUMNS), ", ".join(ATTEMPT_COLUMNS)
 _STAGE = (
     f"CREATE TEMP TABLE staged_requests AS SELECT {_REQUESTS} FROM public.ai_requests WITH NO DATA",  # noqa: S608
@@ -39,6 +40,7 @@ _COPY_ATTEMPTS = f"COPY pg_temp.staged_attempts ({_ATTEMPTS}) FROM STDIN"
 _TAKE = f"""
 WITH new AS (
     INSERT INTO public.ai_requests ({_REQUESTS}) SELECT {_REQUESTS} FROM pg_temp.staged_requests
+    ORDER BY id  -- two imports at once must not wait for each other crosswise
     ON CONFLICT DO NOTHING RETURNING id
 ), tried AS (
     INSERT INTO public.ai_request_attempts ({_ATTEMPTS})
@@ -137,7 +139,12 @@ class CallWriter:
 
 
 def ensure_month(connection: psycopg.Connection[Any], moment: datetime) -> None:
-    """Make the partition of a month, if this user may: else its rows go to the default one."""
+    """Make the partition of a month, if this user may: else its rows go to the default one.
+
+    So do those of months in which nobody called a model: wrong clocks should not make tables.
+    """
+    if not _FIRST_MONTH <= moment < datetime.now(UTC) + _AHEAD:
+        return
     refused = (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable)
     with contextlib.suppress(*refused):
         connection.execute("SELECT public.novellus_ensure_month(%s)", [moment])

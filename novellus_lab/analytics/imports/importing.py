@@ -120,6 +120,7 @@ class _Import:
                 usage.take(sums)
         report = self.report
         report.buckets = len(usage)
+        report.bucket_tokens, report.bucket_cost_usd = usage.tokens, usage.cost_usd
         if writer is not None and self._conninfo is not None:
             report.new = writer.written
             if len(usage):

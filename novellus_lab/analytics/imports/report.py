@@ -57,6 +57,9 @@ class ImportReport:
     new: int | None = None
     """Calls that were not in the log before; None: a dry run does not look."""
     buckets: int = 0
+    bucket_tokens: int = 0
+    """Input and output in the buckets."""
+    bucket_cost_usd: Decimal = Decimal(0)
     new_buckets: int | None = None
     changed_buckets: int | None = None
     replaced_buckets: int | None = None
@@ -104,6 +107,8 @@ class ImportReport:
             "new": self.new,
             "already_there": self.already_there,
             "buckets": self.buckets,
+            "bucket_tokens": self.bucket_tokens,
+            "bucket_cost_usd": shortest(self.bucket_cost_usd),
             "new_buckets": self.new_buckets,
             "changed_buckets": self.changed_buckets,
             "replaced_buckets": self.replaced_buckets,
@@ -131,7 +136,9 @@ class ImportReport:
         }
 
     def sentences(self) -> list[str]:
-        """Return what there is to say, in order."""
+        """Return what there is to say, in order; `left_out` is the rest."""
+        from novellus_lab.display import money
+
         dry = " (dry run: nothing is written)" if self.dry_run else ""
         told = [f"{_counted(self.rows, 'row')} in {_counted(len(self.files), 'file')}{dry}"]
         if self.calls or not self.buckets:
@@ -148,8 +155,8 @@ class ImportReport:
                 else f": {self.new_buckets:,} new, {self.changed_buckets:,} changed"
             )
             told.append(
-                f"{_counted(self.buckets, 'sum')} by time and model (no calls: they go to "
-                f"ai_imported_usage){news}"
+                f"{_counted(self.buckets, 'sum')} by time and model: {self.bucket_tokens:,} tokens, "
+                f"{money(self.bucket_cost_usd)}, kept apart in ai_imported_usage{news}"
             )
         if self.replaced_buckets:
             told.append(
@@ -159,7 +166,7 @@ class ImportReport:
         if self.first is not None and self.last is not None:
             told.append(f"from {self.first:%Y-%m-%d %H:%M} to {self.last:%Y-%m-%d %H:%M} UTC")
         if self.calls:
-            told.append(f"{shortest(self.cost_usd)} USD in priced calls")
+            told.append(f"priced calls come to {money(self.cost_usd)}")
         if self.unpriced:
             could = sum(model.could_be_priced for model in self.models.values())
             told.append(
@@ -172,29 +179,35 @@ class ImportReport:
                 + ", ".join(self.unknown_models[:_SHOWN])
                 + (", …" if len(self.unknown_models) > _SHOWN else "")
             )
-        for reason, rows in sorted(self.skipped.items(), key=lambda item: -item[1]):
-            told.append(f"{_counted(rows, 'row')} left out, no calls: {reason}")
+        return told
+
+    def left_out(self) -> list[str]:
+        """Return what was not imported, and why."""
+        told = [
+            f"{_counted(rows, 'row')} left out, no calls: {reason}"
+            for reason, rows in sorted(self.skipped.items(), key=lambda item: -item[1])
+        ]
         if self.bad:
             told.append(f"{_counted(self.bad, 'bad row')} left out")
         return told
 
     def __repr__(self) -> str:
-        return f"ImportReport({'; '.join(self.sentences())})"
+        return f"ImportReport({'; '.join([*self.sentences(), *self.left_out()])})"
 
     def _repr_html_(self) -> str:
-        from novellus_lab.display import findings_html
+        from novellus_lab.display import findings_html, money
 
         dearest = sorted(self.models.items(), key=lambda item: -item[1].calls)[:_SHOWN]
         models = [
-            (name, f"{m.calls:,}", f"{m.unpriced:,}", shortest(m.cost_usd)) for name, m in dearest
+            (name, f"{m.calls:,}", f"{m.unpriced:,}", money(m.cost_usd)) for name, m in dearest
         ]
         bad = [(f"{b.file}:{b.line}", b.reason) for b in self.bad_rows[:_SHOWN]]
         tables: list[Any] = []
         if models:
-            tables.append(("", ("model", "calls", "unpriced", "USD"), models))
+            tables.append(("", ("model", "calls", "unpriced", "cost"), models))
         if bad:
             tables.append(("Bad rows", ("where", "why"), bad))
-        return findings_html([f"{line}." for line in self.sentences()], tables)
+        return findings_html([f"{'; '.join(self.sentences())}."], tables, self.left_out())
 
 
 def shortest(amount: Decimal) -> str:

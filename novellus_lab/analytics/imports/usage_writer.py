@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -76,6 +77,18 @@ class UsageSums:
 
     def __len__(self) -> int:
         return len(self._sums)
+
+    @property
+    def tokens(self) -> int:
+        """Input and output."""
+        return sum(
+            (bucket.counts.get("input_tokens") or 0) + (bucket.counts.get("output_tokens") or 0)
+            for bucket in self._sums.values()
+        )
+
+    @property
+    def cost_usd(self) -> Decimal:
+        return sum((bucket.cost_usd or Decimal(0) for bucket in self._sums.values()), Decimal(0))
 
     def add(self, bucket: UsageBucket) -> None:
         key = (

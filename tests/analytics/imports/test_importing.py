@@ -358,7 +358,7 @@ def test_bad_rows_are_left_out_with_file_line_and_reason(imported, read, file):
     for number, ((_, reason), bad) in enumerate(zip(BAD, report.bad_rows, strict=True), 2):
         assert (bad.file, bad.line) == (path, number)
         assert reason in bad.reason
-    assert "11 bad rows left out" in report.sentences()
+    assert report.left_out() == ["11 bad rows left out"]
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD)
