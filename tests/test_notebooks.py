@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,27 @@ def test_the_anomalies_notebook_walks_from_an_alarm_to_its_requests(
         assert [row["note"] for row in found if row["kind"] == "latency"] == [
             "the search team's index was rebuilt"
         ]
+    finally:
+        for home in tmp_path.glob("novellus-made-up-*"):
+            remove_state(home)
+
+
+def test_the_cost_report_finds_what_changed_and_tests_the_cheaper_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where it keeps its made-up log
+    try:
+        notebook = run(ROOT / "notebooks" / "07_cost_report.ipynb", tmp_path)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+        told = "\n".join(
+            "".join(o.get("text", "")) + "".join(o.get("data", {}).get("text/plain", ""))
+            for o in outputs
+        )
+        signs = dict(re.findall(r"^ *(volume|mix|cache|length|price) +([+-])", told, re.M))
+        assert signs == {"volume": "+", "mix": "+", "cache": "-", "length": "+", "price": "-"}
+        assert "not advised  ask replay/mixtral-8x7b-instruct" in told
+        assert "on 100 prompts that numeric scored for both" in told
+        assert sum("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs) == 1
     finally:
         for home in tmp_path.glob("novellus-made-up-*"):
             remove_state(home)

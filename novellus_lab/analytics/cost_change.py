@@ -128,20 +128,20 @@ def shapley(before: Sequence[Fraction], after: Sequence[Fraction]) -> list[Fract
 def to_decimals(parts: Sequence[Fraction | Decimal], whole: Decimal, digits: int) -> list[Decimal]:
     """Round parts to `digits` after the point so that they add up to `whole` to the last of them.
 
-    Each is cut, and what is missing goes to those that lost most. Parts of the opposite sign come out
-    as the same numbers with the opposite sign.
+    Each is rounded, and what is then missing goes to those that lost most. Parts of the opposite sign
+    come out as the same numbers with the opposite sign.
     """
     unit = Fraction(1, 10**digits)
     scaled = [Fraction(part) / unit for part in parts]
-    cut = [int(part) for part in scaled]
-    missing = Fraction(whole) / unit - sum(cut)
+    nearest = [round(part) for part in scaled]
+    missing = Fraction(whole) / unit - sum(nearest)
     if missing.denominator != 1:
         raise ValueError(f"{whole} has more than {digits} digits")
     step = 1 if missing > 0 else -1
-    lost = sorted(range(len(cut)), key=lambda i: (-step * (scaled[i] - cut[i]), i))
+    lost = sorted(range(len(nearest)), key=lambda i: (-step * (scaled[i] - nearest[i]), i))
     for turn in range(abs(int(missing))):
-        cut[lost[turn % len(lost)]] += step
-    return [Decimal(number).scaleb(-digits, _EXACT) for number in cut]
+        nearest[lost[turn % len(lost)]] += step
+    return [Decimal(number).scaleb(-digits, _EXACT) for number in nearest]
 
 
 def total(amounts: Iterable[Decimal]) -> Decimal:

@@ -19,7 +19,7 @@ _CACHED_AT_MOST = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FittedRates:
-    """US dollars a token, by least squares over a model's paid requests of both periods."""
+    """US dollars a token, by least squares over a model's paid requests."""
 
     new: Decimal
     cached: Decimal
@@ -40,8 +40,8 @@ class FittedRates:
         return self.new * Decimal(str(_CACHED_AT_MOST))
 
 
-def fitted_rates(log: PeriodLog) -> dict[str | None, FittedRates]:
-    """Return the rates of each model."""
+def fitted_rates(log: PeriodLog, *, late: bool) -> dict[str | None, FittedRates]:
+    """Return the rates of each model: over both periods together, or of the later one alone."""
     import numpy as np
 
     kinds = [f"coalesce({kind}, 0)::DOUBLE" for kind in _KINDS]
@@ -50,7 +50,8 @@ def fitted_rates(log: PeriodLog) -> dict[str | None, FittedRates]:
     costs = ", ".join(f"sum({kinds[i]} * cost_usd::DOUBLE) AS y{i}" for i in range(3))
     found = log.ask(
         f"SELECT model, {squares}, {costs}, sum((cost_usd::DOUBLE)^2) AS yy "  # noqa: S608
-        "FROM spending WHERE NOT free AND cost_usd > 0 GROUP BY 1"
+        "FROM spending WHERE NOT free AND cost_usd > 0 AND (late OR NOT ?) GROUP BY 1",
+        late,
     )
     rates = {}
     for row in found.rows:

@@ -45,6 +45,7 @@ class Sources:
     tz: str
     filters: Mapping[str, Any]
     rates: Mapping[str | None, FittedRates]
+    """Of the later period."""
     change: CostChange
     change_sql: str
     prompts: Prompts
@@ -69,7 +70,7 @@ def sources(
 ) -> Sources:
     """Read the two periods, and find what drove the change between them."""
     log = PeriodLog(mirror, period.before, period.start, period.end, filters)
-    rates = fitted_rates(log)
-    change, sql = cost_drivers(log, rates)
+    change, sql = cost_drivers(log, fitted_rates(log, late=False))
+    rates = fitted_rates(log, late=True)
     dearest = prompts(mirror, log, rates)
     return Sources(mirror, log, period, tz, filters, rates, change, sql, dearest, beside)

@@ -102,9 +102,9 @@ class Document:
 def money_digits(amounts: Iterable[Decimal]) -> int:
     """Return how many digits after the point show amounts of that size."""
     largest = max((abs(amount) for amount in amounts), default=Decimal(0))
-    if largest >= 10 or not largest:
+    if largest >= 1 or not largest:
         return 2
-    return 4 if largest >= Decimal("0.1") else 6 if largest >= Decimal("0.001") else 9
+    return 4 if largest >= Decimal("0.01") else 6 if largest >= Decimal("0.0001") else 9
 
 
 def usd_text(amount: Decimal, digits: int, *, signed: bool = False) -> str:
@@ -119,7 +119,9 @@ def shown(value: Any, kind: Kind, digits: int = 2) -> str:
     if value is None:
         return NOT_KNOWN if kind != "text" else "none"
     if kind in ("usd", "change"):
-        return usd_text(Decimal(value), digits, signed=kind == "change")
+        text = usd_text(Decimal(value), digits, signed=kind == "change")
+        too_small = kind == "usd" and value and not any(c in text for c in "123456789")
+        return f"<{usd_text(Decimal(1).scaleb(-digits), digits)}" if too_small else text
     if kind == "count":
         return f"{value:,.0f}".replace("-", MINUS)
     if kind == "share":

@@ -37,7 +37,8 @@ def savings_section(sources: Sources) -> Section:
     judged = cheaper_models(sources.mirror, sources.log, sources.rates)
     findings: list[Finding] = [*again, *large, *begun, *_waste(sources), *map(_cheaper, judged)]
     findings = [one for one in findings if one[2] is None or one[2] > 0]
-    findings.sort(key=lambda one: (one[1] != _MEASURED, -(one[2] or Decimal(0)), one[0]))
+    rank = {_MEASURED: 0, _HYPOTHESIS: 1}
+    findings.sort(key=lambda one: (rank.get(one[1], 2), -(one[2] or Decimal(0)), one[0]))
     return Section(
         "savings",
         "Savings found",
