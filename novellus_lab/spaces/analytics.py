@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
 
-from novellus_lab.analytics import frames
+from novellus_lab.analytics import frames, semantic_replay
 from novellus_lab.analytics.cache_replay import replay_cache
 from novellus_lab.analytics.export import export_log
 from novellus_lab.analytics.forecast import forecast as spend_forecast
@@ -230,12 +230,14 @@ class LabAnalytics:
         prices: Mapping[str, Mapping[str, Any]] | None = None,
         on_model: str | None = None,
         cache_ttl: str | timedelta | None = None,
+        semantic_threshold: float | None = None,
+        sample: int = semantic_replay.SAMPLE,
         by: By = None,
         every: str | None = None,
         tz: str = "UTC",
         **filters: Unpack[Filters],
     ) -> pl.DataFrame:
-        """Play the log again: at other prices, on another model, with another lifetime of answers.
+        """Play the log again: at other prices, on another model, with another cache.
 
         Args:
             prices: `{"gpt-4o": {"input": 0.002, "output": 0.008}}`, US dollars per 1,000 tokens as in the
@@ -245,14 +247,24 @@ class LabAnalytics:
                 same tokens (`repriced_usd`). Its own answers would be longer or shorter.
             cache_ttl: how long an answer serves (`"1h"`, a timedelta): `would_hits` and `would_usd`
                 beside `hits` and `cost_usd`.
+            semantic_threshold: the least score of a semantic hit, 0 to 1: hits that fall away are
+                counted, those that come are estimated from a sample of the misses.
+            sample: so many misses, at most.
 
         Raises:
             InvalidRequestError: not exactly one of these is given, or it can't be.
             UnknownModelError: no such model is configured.
         """
-        asked_for = [wish for wish in (prices, on_model, cache_ttl) if wish is not None]
-        if len(asked_for) != 1:
-            raise InvalidRequestError("what_if takes one of prices=, on_model= and cache_ttl=")
+        wishes = (prices, on_model, cache_ttl, semantic_threshold)
+        if sum(wish is not None for wish in wishes) != 1:
+            raise InvalidRequestError(
+                "what_if takes one of prices=, on_model=, cache_ttl= and semantic_threshold="
+            )
+        if semantic_threshold is not None:
+            asked = _asked(since, by, every, tz, filters)
+            return semantic_replay.replay_threshold(
+                self._mirror(), asked, semantic_threshold, self._best_scores, sample
+            )
         if cache_ttl is not None:
             return replay_cache(self._mirror(), _asked(since, by, every, tz, filters), cache_ttl)
         asked = Question(ATTEMPTS, since, by, every, tz, filters)
@@ -262,6 +274,18 @@ class LabAnalytics:
             return reprice_frame(self._mirror(), asked, PriceBook(), known, None, stated)
         priced_as = self._live().catalog.get(str(on_model)).priced_as
         return reprice_frame(self._mirror(), asked, PriceBook(), priced_as, None)
+
+    def _best_scores(self, ids: Sequence[str]) -> dict[str, float | None]:
+        runtime = self._live()
+        settings = runtime.settings.cache.semantic_cache
+
+        async def scored() -> dict[str, float | None]:
+            engine = await runtime.caching.semantic.engine()
+            free = settings.encoder == "minilm"
+            return await semantic_replay.best_scores(runtime.conninfo, engine, ids, may_encode=free)
+
+        runtime.caching.semantic.check()
+        return runtime.thread.run(scored) if ids else {}
 
     def reconcile(
         self,
