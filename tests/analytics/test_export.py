@@ -155,6 +155,11 @@ def test_content_can_stay_at_home(database, put, tmp_path):
     names = pq.read_schema(tmp_path / "out/requests/day=2026-11-03/data.parquet").names
     assert not {"messages", "response", "tool_calls"} & set(names)
     empty(database)
+    dry = import_files(
+        [tmp_path / "out"], conninfo=None, prices=PriceBook(), known={}, content=ContentPolicy()
+    )
+    assert (dry.calls, dry.new) == (3, None)
+    assert rows(database)["ai_requests"] == []
     assert restore(database, tmp_path / "out").new == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -59,6 +60,7 @@ class CallRecords:
         model = self._model(call, provider)
         price = self._price(call, provider, model, look_up=self._look_up)
         request_id = call.id or stable_id(call.created_at, self._source, call.key)
+        raw_usage = _with_floats(call.raw_usage)
         hit = call.cache.hit
         sent = not hit and call.status is not Status.REFUSED
         content = self._content
@@ -82,7 +84,7 @@ class CallRecords:
             response_model=call.response_model,
             cache=call.cache,
             usage=call.usage,
-            raw_usage=call.raw_usage,
+            raw_usage=raw_usage,
             price_version=price.version or None,
             cost_usd=price.cost_usd,
             fees_usd=price.fees_usd,
@@ -90,9 +92,9 @@ class CallRecords:
             latency_ms=call.latency_ms,
             ttft_ms=call.ttft_ms,
             overhead_ms=call.overhead_ms,
-            tags=content.labels({**call.tags, "imported_from": self._source}),
+            tags=content.labels(_with_floats({**call.tags, "imported_from": self._source})),
             session_id=content.label(call.session_id),
-            params=content.labels(call.params),
+            params=content.labels(_with_floats(call.params)),
             finish_reason=call.finish_reason,
             messages=self._conversation(call.messages),
             response=content.text(call.response),
@@ -123,7 +125,7 @@ class CallRecords:
             latency_ms=float("nan") if latency is None else latency,
             price=price,
             usage=call.usage or Usage(),
-            raw_usage=call.raw_usage,
+            raw_usage=record.raw_usage,
             response_model=call.response_model,
             ttft_ms=call.ttft_ms,
             error_class=call.error_class,
@@ -189,7 +191,18 @@ class CallRecords:
 
 def _number(value: Any) -> Any:
     """Return the float that JSON's reader kept as a decimal."""
-    return float(value) if hasattr(value, "as_tuple") else str(value)
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def _with_floats(value: Any) -> Any:
+    """Return JSON in which no number is a decimal: only amounts of money are kept as such."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(item) for item in value]
+    return value
 
 
 def stable_id(created_at: Any, source: str, key: str) -> UUID:

@@ -291,13 +291,53 @@ def test_an_error_of_langfuse_and_a_cost_that_it_does_not_know(imported, read, f
     assert row["cost_usd"] is None
 
 
+def test_langfuses_parquet_files(imported, read, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    counts, costs = pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.float64())
+    time = pa.timestamp("us")
+    start = datetime(2026, 5, 1, 12)
+    table = pa.table(
+        {
+            "id": ["a", "b"],
+            "trace_id": ["t", "t"],
+            "type": ["GENERATION", "SPAN"],
+            "start_time": pa.array([start, start], time),
+            "end_time": pa.array([start + timedelta(seconds=2), None], time),
+            "provided_model_name": ["gpt-4o", ""],
+            "model_parameters": ['{"temperature": 0.5}', ""],
+            "usage_details": pa.array([[("input", 3), ("output", 4), ("total", 7)], []], counts),
+            "cost_details": pa.array([[("total", 0.25)], []], costs),
+            "total_cost": [0.25, None],
+            "tags": [["x"], []],
+        }
+    )
+    pq.write_table(table, tmp_path / "observations.parquet")
+    report = imported(tmp_path / "observations.parquet")
+    assert (report.new, report.skipped, report.bad) == (1, {"span": 1}, 0)
+    [row] = read()
+    assert row["created_at"] == start.replace(tzinfo=UTC)
+    assert (row["input_tokens"], row["output_tokens"], row["latency_ms"]) == (3, 4, 2000)
+    assert (row["cost_usd"], row["params"]) == (Decimal("0.25"), {"temperature": 0.5})
+
+
 # --- our own rows ----------------------------------------------------------------------------
+
+
+class Figure(float):
+    """A number that says how it was written."""
+
+    def __new__(cls, text: str) -> Figure:
+        figure = super().__new__(cls, text)
+        figure.text = text
+        return figure
 
 
 def test_real_usage_of_providers_that_said_what_they_charged_adds_up(imported, read, file):
     """25 recorded responses of pydantic-ai's tests, each with the provider's own bill."""
     billed = json.loads(
-        (DATA / "prices" / "provider_billed_usage_rows.json").read_text(), parse_float=str
+        (DATA / "prices" / "provider_billed_usage_rows.json").read_text(), parse_float=Figure
     )
     lines = "".join(
         json.dumps(
@@ -305,16 +345,22 @@ def test_real_usage_of_providers_that_said_what_they_charged_adds_up(imported, r
                 "created_at": f"2026-01-05T12:00:{i:02}Z", "model": row["model"],
                 "provider": "openrouter", "input_tokens": row["input_tokens"],
                 "output_tokens": row["output_tokens"], "cached_input_tokens": row["cached_tokens"],
-                "cost_usd": row["billed_usd"], "price_version": "provider", "raw_usage": row["usage"],
+                "cost_usd": row["billed_usd"].text, "price_version": "provider", "raw_usage": row["usage"],
             }
         ) + "\n"
         for i, row in enumerate(billed)
     )  # fmt: skip
     report = imported(file(lines))
     assert (report.new, report.bad) == (len(billed), 0)
-    total = sum(Decimal(row["billed_usd"]) for row in billed)
+    total = sum(Decimal(row["billed_usd"].text) for row in billed)
     assert sum(row["cost_usd"] for row in read()) == report.cost_usd == total
     assert {row["price_version"] for row in read()} == {"provider"}
+    kept = [row["raw_usage"] for row in read()]
+    assert kept == [
+        row["usage"] for row in json.loads(
+            (DATA / "prices" / "provider_billed_usage_rows.json").read_text()
+        )
+    ]  # fmt: skip
 
 
 def test_naive_times_are_of_the_zone_that_is_named(imported, read, file):
@@ -577,6 +623,19 @@ def test_old_months_get_partitions_of_their_own(imported, database, file):
     with psycopg.connect(database.conninfo) as connection:
         found = connection.execute("SELECT tableoid::regclass::text FROM ai_requests").fetchone()
     assert found == ("ai_requests_2025_01",)
+
+
+def test_two_imports_of_the_same_at_once_bring_each_row_once(imported, read, file):
+    from concurrent.futures import ThreadPoolExecutor
+
+    rows = [
+        spend(request_id=f"r{i}", startTime=f"2025-01-24 09:20:{i % 60:02}") for i in range(3000)
+    ]
+    paths = [file(rows, "a.jsonl"), file(rows[::-1], "b.jsonl")]
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(pool.map(imported, paths))
+    assert sum(report.new for report in reports) == len(read()) == 3000
+    assert len(read("ai_request_attempts", "id")) == 3000
 
 
 def test_a_database_that_goes_says_so(file):
