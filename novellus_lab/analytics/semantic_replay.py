@@ -18,7 +18,6 @@ from novellus_lab.analytics.frames import HIT, UNPRICED
 from novellus_lab.analytics.grouping import Grouped, Question, Usd
 from novellus_lab.analytics.intervals import traffic_bounds
 from novellus_lab.analytics.log_columns import USD_DIGITS
-from novellus_lab.cache.semantic.verifier import Undecided
 from novellus_lab.errors import InvalidRequestError, StoreUnavailableError
 from novellus_lab.pipeline.semantic import CANDIDATES
 from novellus_lab.store.database import cause
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from novellus_lab.analytics.log_mirror import LogMirror
+    from novellus_lab.cache.semantic.verifier import Undecided
     from novellus_lab.pipeline.semantic import Engine
 
     Scores = Callable[[Sequence[str]], dict[str, float | None]]
@@ -229,6 +229,8 @@ async def best_scores(
     Raises:
         StoreUnavailableError: the database does not answer.
     """
+    from novellus_lab.cache.semantic.verifier import Verdict  # a tenth of a second
+
     try:
         async with await psycopg.AsyncConnection.connect(conninfo) as connection:
             cursor = await connection.execute(
@@ -243,10 +245,10 @@ async def best_scores(
     static = dict(zip(texts, engine.static.embed(texts), strict=True)) if texts else {}
     for id, question, other in pairs:
         first = engine.verifier.compare(question, other, float(static[question] @ static[other]))
-        if isinstance(first, Undecided):
-            undecided.append((id, first))
-        else:
+        if isinstance(first, Verdict):
             best[id] = max(best[id] or 0.0, first.score)
+        else:
+            undecided.append((id, first))
     if engine.encoder is None:
         return best
     if not may_encode:

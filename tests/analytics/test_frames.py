@@ -200,6 +200,21 @@ def test_sessions(mirror, log):
     assert frame["unpriced_share"].to_list() == [0, 0, 1]
 
 
+@pytest.mark.parametrize("different", [3, 63, 64, 70])
+def test_models_of_a_session_are_counted_each_once(mirror, log, different):
+    names = [f"it's model {n}" for n in range(different)]
+    log(*({"session_id": "all", "model": name} for name in names * 2))
+    log(
+        {"session_id": "none", "model": None},
+        {"session_id": "two", "model": names[0]}, {"session_id": "two", "model": names[-1]},
+        {"session_id": "two", "model": None},
+    )  # fmt: skip
+    frame = frames.sessions(mirror, asked())
+    counted = dict(zip(frame["session_id"], frame["models"], strict=True))
+    assert counted == {"all": different, "none": 0, "two": 2}
+    assert frame.schema["models"] == frames.sessions(mirror, asked(session="x")).schema["models"]
+
+
 def test_usage_is_what_providers_were_paid_for(mirror, log):
     log(
         {"input_tokens": 10, "output_tokens": 4, "cached_input_tokens": 2, "attempts": 3},
