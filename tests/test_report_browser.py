@@ -17,6 +17,7 @@ import pytest
 
 from novellus_lab import Lab
 from tests.conftest import _fresh_database
+from tests.figure_texts import CUT_OFF, ON_EACH_OTHER
 from tests.made_up_spending import History, rows, write
 from tests.test_display_browser import CONTRAST, FLAGS
 
@@ -82,28 +83,8 @@ def test_the_report_can_be_read(
     contrasts = tab.evaluate(found)
     assert len(contrasts) > 100
     assert [text for ratio, text in contrasts if ratio < 4.5] == []
-    # No text of a figure reaches over its edge, or lies on another one.
-    cut = tab.evaluate(
-        """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => {
-          const box = plot.getBoundingClientRect();
-          return [...plot.querySelectorAll('svg text')].filter(text => {
-            const own = text.getBoundingClientRect();
-            return own.width && (own.left < box.left - 1 || own.right > box.right + 1
-              || own.top < box.top - 1 || own.bottom > box.bottom + 1);
-          }).map(text => text.textContent);
-        })"""
-    )
-    assert cut == []
-    over = tab.evaluate(
-        """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => {
-          const named = [...plot.querySelectorAll('.xtitle, .ytitle, .y2title, .legendtext')]
-            .map(text => [text.textContent, text.getBoundingClientRect()]).filter(([, box]) => box.width);
-          return named.flatMap(([a, one], i) => named.slice(i + 1).filter(([b, other]) =>
-            one.left < other.right && other.left < one.right && one.top < other.bottom - 1
-            && other.top < one.bottom - 1).map(([b]) => a + ' / ' + b));
-        })"""
-    )
-    assert over == []
+    assert tab.evaluate(CUT_OFF) == []
+    assert tab.evaluate(ON_EACH_OTHER) == []
     if keep := os.environ.get("NOVELLUS_SCREENSHOTS"):
         Path(keep).mkdir(parents=True, exist_ok=True)
         tab.screenshot(path=str(Path(keep) / f"report-{width}-{scheme}.png"), full_page=True)

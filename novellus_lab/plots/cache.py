@@ -56,7 +56,10 @@ def funnel_figure(frame: pl.DataFrame) -> plotly.Figure:
             y=[name for name, _, _ in steps],
             x=[n for _, n, _ in steps],
             orientation="h",
-            marker={"color": [OTHERS, *[COLOURS[0]] * (len(steps) - 2), COLOURS[1]][: len(steps)]},
+            marker={
+                "color": [OTHERS, *[COLOURS[0]] * (len(steps) - 2), COLOURS[1]][: len(steps)],
+                "line": {"width": 0},
+            },
             text=[f"{n:,} ({n / whole:.0%})" for _, n, _ in steps],
             textposition="auto",
             customdata=[told for _, _, told in steps],

@@ -47,5 +47,6 @@ def change_figure(
     for part in parts.values():
         steps.append(steps[-1] + part)
     top = float(max(*steps, after))
+    drawn.update_xaxes(tickangle=0, tickfont={"size": 11})
     drawn.update_yaxes(tickprefix="$", range=[min(0.0, float(min(steps)) * 1.1), top * 1.14])
     return drawn

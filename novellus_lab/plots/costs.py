@@ -93,7 +93,7 @@ def sessions_figure(frame: pl.DataFrame) -> plotly.Figure:
             y=[label(name) for name in shown["session_id"]],
             x=[float(value) for value in shown["cost_usd"]],
             orientation="h",
-            marker={"color": COLOURS[0]},
+            marker={"color": COLOURS[0], "line": {"width": 0}},
             customdata=[
                 (money(row["cost_usd"]), row["turns"], row["unpriced"])
                 for row in shown.select("cost_usd", "turns", "unpriced").to_dicts()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from novellus_lab.display import duration
 from novellus_lab.plots.series import per, series, wall
-from novellus_lab.plots.theme import COLOURS, band, figure, graph_objects, label, nothing
+from novellus_lab.plots.theme import COLOURS, band, figure, graph_objects, label, log_ticks, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,8 @@ def latency_figure(
                 hovertemplate="%{customdata[0]} of %{customdata[1]}",
             )
         )
-    drawn.update_yaxes(type="log", dtick="D2", tickformat=",~g", minor={"showgrid": False})
+    seen = [value for line in drawn.data for value in line.y]
+    drawn.update_yaxes(type="log", tickvals=log_ticks(seen), tickformat=",~g")
     return drawn
 
 
@@ -119,7 +120,8 @@ def ecdf_figure(frame: pl.DataFrame, by: Sequence[str], of: str, source: str) ->
             )
         )
     drawn.update_layout(hovermode="closest")
-    drawn.update_xaxes(type="log", tickformat=",~g", showgrid=True)
+    seen = [value for line in drawn.data for value in line.x]
+    drawn.update_xaxes(type="log", tickvals=log_ticks(seen), tickformat=",~g", showgrid=True)
     drawn.update_yaxes(tickformat=".0%", range=[0, 1.02])
     return drawn
 
@@ -168,7 +170,8 @@ def heatmap_figure(frame: pl.DataFrame, every: str, tz: str, of: str, source: st
         )
     )
     drawn.update_layout(hovermode="closest")
-    drawn.update_yaxes(type="log", tickformat=",~g", dtick="D2")
+    seen = [*frame["low_ms"], *frame["high_ms"]]
+    drawn.update_yaxes(type="log", tickvals=log_ticks(seen), tickformat=",~g")
     return drawn
 
 

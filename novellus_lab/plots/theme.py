@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from novellus_lab.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import plotly.graph_objects as go
 
@@ -19,7 +20,9 @@ INK = "#757a82"
 """Mid grey: text and lines that can be read on white (4.3:1) and on black (4.9:1)."""
 OTHERS = COLOURS[6]
 _NAME = 60
-_LINE_OF_TEXT = 110
+_TICKS = 8
+_FINE = tuple(1 + n / 20 for n in range(180))
+_LINE_OF_TEXT = 84
 _LINE = "rgba(128,128,128,0.22)"
 _FONT = 'system-ui, -apple-system, "Segoe UI", sans-serif'
 
@@ -56,12 +59,24 @@ def figure(title: str, x: str, y: str, *, subtitle: str = "", height: int = 380)
     }
     drawn = go.Figure()
     drawn.update_layout(
-        title={"text": text, "x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 16}},
+        title={
+            "text": text,
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "pad": {"l": 14},
+            "font": {"size": 16},
+        },
         font={"family": _FONT, "color": INK},
         colorway=COLOURS,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={**axis, "title": {**axis["title"], "text": x}, "showgrid": False},
+        xaxis={
+            **axis,
+            "title": {**axis["title"], "text": x},
+            "showgrid": False,
+            "ticklabelstandoff": 5,
+        },
         yaxis={**axis, "title": {**axis["title"], "text": y}},
         legend={
             "orientation": "h",
@@ -72,7 +87,7 @@ def figure(title: str, x: str, y: str, *, subtitle: str = "", height: int = 380)
             "font": {"size": 12},
             "traceorder": "normal",
         },
-        margin={"l": 56, "r": 24, "t": 72 + 16 * max(0, len(told) - 1), "b": 48},
+        margin={"l": 56, "r": 24, "t": 82 + 18 * max(0, len(told) - 1), "b": 48},
         height=height,
         # For pages that set title and sentence themselves, and wrap them.
         meta={"title": title, "subtitle": subtitle},
@@ -97,6 +112,21 @@ def nothing(title: str, sentence: str) -> go.Figure:
         font={"size": 14},
     )
     return drawn
+
+
+def log_ticks(values: Iterable[float | None]) -> list[float]:
+    """Return places of ticks for a log axis: few enough to be read, three at least where they fit."""
+    known = [value for value in values if value is not None and value > 0]
+    if not known:
+        return []
+    low, high = min(known), max(known)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), _FINE):
+        ticks = [round(step * 10.0**decade, 12) for decade in decades for step in steps]
+        shown = [tick for tick in ticks if low * 0.9 <= tick <= high * 1.1]
+        if len(shown) >= 3:
+            break
+    return shown[:: math.ceil(len(shown) / _TICKS)] if shown else []
 
 
 def label(name: object, missing: str = "none") -> str:

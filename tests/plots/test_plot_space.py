@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,12 +11,17 @@ from typing import Any
 import plotly.graph_objects as go
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from novellus_lab import Lab
 from novellus_lab.errors import InvalidRequestError
-from novellus_lab.plots.theme import COLOURS, INK, label
+from novellus_lab.plots.theme import COLOURS, INK, label, log_ticks
+from tests.figure_texts import CUT_OFF, ON_EACH_OTHER
 from tests.made_up_spending import EVIL, MODELS, History, Model, rows, write
 
+CHROMIUM = os.environ.get("NOVELLUS_CHROMIUM") or shutil.which("chromium")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 FIGURES = (
     *("costs", "savings", "cache", "latency", "latency_ecdf", "latency_heatmap", "usage"),
     *("errors", "sessions", "frontier", "anomalies"),
@@ -150,6 +157,37 @@ def test_the_frontier_of_the_log_takes_scores_from_providers_answers(lab: Lab) -
     assert {point.y[0] for point in points} == set(frame.drop_nulls("cost_usd")["score"])
 
 
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [920, 560])
+def test_no_text_of_a_figure_is_cut_off_or_lies_on_another(
+    lab: Lab, tmp_path: Any, width: int
+) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = [name for name in FIGURES if name != "anomalies"]
+    drawn = [getattr(lab.plot, name)("20d") for name in names]
+    drawn += [lab.plot.latency("20d", by="model"), lab.plot.errors("20d", every="1d")]
+    parts = [
+        figure.to_html(full_html=False, include_plotlyjs=n == 0, config={"responsive": True})
+        for n, figure in enumerate(drawn)
+    ]
+    page = tmp_path / "figures.html"
+    page.write_text(f"<meta charset='utf-8'><body>{''.join(parts)}", encoding="utf-8")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        tab = chromium.new_page(viewport={"width": width, "height": 900})
+        tab.goto(page.as_uri())
+        tab.wait_for_function(
+            f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {2 * len(drawn)}"
+        )
+        assert tab.evaluate(CUT_OFF) == []
+        assert (
+            tab.evaluate(ON_EACH_OTHER.replace("if (!named.length) return ['no text found'];", ""))
+            == []
+        )
+        chromium.close()
+
+
 def test_wrong_arguments_are_refused(lab: Lab) -> None:
     for wrong in ({"quantile": "p90"}, {"source": "moon"}, {"of": "cost_usd"}, {"every": "7 suns"}):
         with pytest.raises(InvalidRequestError):
@@ -165,6 +203,15 @@ def test_names_are_text_whatever_they_are() -> None:
     assert label("<b>$x$ %{y}</b>") == "&lt;b&gt;&#36;x&#36; %&#123;y}&lt;/b&gt;"
     assert label(None) == "none"
     assert len(label("a" * 500)) == 60
+
+
+@given(st.floats(1e-3, 1e6), st.floats(1, 1e6))
+def test_a_log_axis_has_ticks_and_not_too_many(low: float, times: float) -> None:
+    ticks = log_ticks([low, None, low * times, 0.0])
+    assert ticks == sorted(set(ticks))
+    assert len(ticks) <= 8
+    if times > 1.2:
+        assert len(ticks) >= 3
 
 
 def test_ink_can_be_read_on_white_and_on_black() -> None:
