@@ -101,6 +101,8 @@ class CallRecords:
             tool_calls=self._conversation(call.tool_calls),
         )
         for name, value in call.others.items():
+            if isinstance(value, list):
+                value = _with_floats(value)
             setattr(record, name, content.label(value) if isinstance(value, str) else value)
         if sent:
             record.attempts = (self._attempt(call, record, price),)

@@ -68,6 +68,13 @@ def read_own(row: Mapping[str, Any], zone: tzinfo) -> Item:
     others: dict[str, Any] = {name: text(row, name) for name in _TEXTS}
     others |= {name: number(row, name) for name in _NUMBERS}
     others["fees_usd"] = amount(row, "fees_usd")
+    others |= {name: _bytes(row, name) for name in ("cache_key", "prompt_hash")}
+    source = text(row, "cache_source_id")
+    others["cache_source_id"] = _uuid(source)
+    if source is not None and others["cache_source_id"] is None:
+        raise BadRowError(f"cache_source_id is no UUID: {source!r:.60}")
+    others["candidates"] = _list(row, "candidates", dict)
+    others["dropped_params"] = _list(row, "dropped_params", str)
     return ImportedCall(
         key=given or _digest(row),
         id=_uuid(given),
@@ -100,6 +107,24 @@ def read_own(row: Mapping[str, Any], zone: tzinfo) -> Item:
         tool_calls=parsed(row.get("tool_calls")),
         others={name: value for name, value in others.items() if value is not None},
     )
+
+
+def _bytes(row: Mapping[str, Any], name: str) -> bytes | None:
+    """Return bytes that are written in hex, with or without PostgreSQL's \\x before them."""
+    value = text(row, name)
+    try:
+        return None if value is None else bytes.fromhex(value.removeprefix("\\x"))
+    except ValueError:
+        raise BadRowError(f"{name} is no hex: {value!r:.60}") from None
+
+
+def _list(row: Mapping[str, Any], name: str, kind: type) -> list[Any] | None:
+    value = parsed(row.get(name))
+    if value is None or value == "":
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise BadRowError(f"{name} must be a list, not {value!r:.60}")
+    return value
 
 
 def _one_of(kind: Any, value: str, name: str) -> Any:

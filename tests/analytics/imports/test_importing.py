@@ -379,6 +379,29 @@ def test_an_id_of_ours_is_kept_and_equal_lines_are_one_call(imported, read, file
     assert UUID(given) in {r["id"] for r in read()}
 
 
+def test_rows_that_postgresql_wrote_as_json_come_back(imported, read, file, database, tmp_path):
+    from novellus_lab.store.request_log import RequestLog
+    from tests.store.sample_records import full_attempt, full_record
+
+    log = RequestLog(database.conninfo, tmp_path / "spool")
+    whole = full_record()
+    whole.attempts = (full_attempt(),)
+    log.append(whole)
+    log.close()
+    [before] = read()
+    with psycopg.connect(database.conninfo) as connection:
+        query = "SELECT row_to_json(r)::text FROM ai_requests AS r"
+        lines = "".join(f"{line}\n" for (line,) in connection.execute(query).fetchall())
+        connection.execute("TRUNCATE ai_requests, ai_request_attempts")
+    report = imported(file(lines))
+    assert (report.new, report.bad_rows) == (1, [])
+    [after] = read()
+    assert after["tags"].pop("imported_from") == "jsonl"
+    # The sample is a cache's answer, and had an attempt nevertheless.
+    differing = {name for name, value in after.items() if before[name] != value}
+    assert differing <= {"written_in", "attempts"}
+
+
 # --- bad rows --------------------------------------------------------------------------------
 
 BAD = [
@@ -393,6 +416,9 @@ BAD = [
     ('{"created_at": "2026-01-01T00:00:00Z", "model": {"a": 1}}', "must be a text"),
     ('{"created_at": "2026-01-01T00:', "no JSON"),
     ("[1, 2]", "expected an object"),
+    ('{"created_at": "2026-01-01", "model": "m", "cache_key": "xyz"}', "cache_key is no hex"),
+    ('{"created_at": "2026-01-01", "model": "m", "candidates": [1]}', "candidates must be a list"),
+    ('{"created_at": "2026-01-01", "model": "m", "cache_source_id": "7"}', "is no UUID"),
 ]
 GOOD = '{"created_at": "2026-01-01T00:00:00Z", "model": "m"}'
 
@@ -404,7 +430,7 @@ def test_bad_rows_are_left_out_with_file_line_and_reason(imported, read, file):
     for number, ((_, reason), bad) in enumerate(zip(BAD, report.bad_rows, strict=True), 2):
         assert (bad.file, bad.line) == (path, number)
         assert reason in bad.reason
-    assert report.left_out() == ["11 bad rows left out"]
+    assert report.left_out() == ["14 bad rows left out"]
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD)
