@@ -89,7 +89,10 @@ class KeptConnection:
         try:
             await asyncio.Event().wait()  # until the lab cancels what runs
         finally:
-            await self._close()
+            # Work that was cancelled with this may still be leaving the connection: closing a socket
+            # that the loop watches ends the process.
+            async with self._lock:
+                await self._close()
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
