@@ -38,8 +38,9 @@ class LogTable:
     name: str
     time: str
     columns: tuple[Column, ...]
-    stamp: str | None
-    """Indexed xid8 column: the transaction that wrote the row. None: nothing but `xmin` tells."""
+    stamp: str
+    """Indexed xid8 column: the transaction that wrote the row. Where a database does not have it yet,
+    `xmin` tells."""
 
     @property
     def read(self) -> str:
@@ -111,5 +112,5 @@ ATTEMPTS = LogTable(
         _money("cost_usd"),
         *_plain("unpriced_reason"),
     ),
-    stamp=None,
+    stamp="written_in",
 )

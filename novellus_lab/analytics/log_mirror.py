@@ -114,6 +114,8 @@ class _Copy:
     changes: int
     watermark: int
     """Rows of transactions below it are in the files."""
+    stamped: bool
+    """Whether the rows told their transactions themselves: a column that comes later tells its own."""
     files: list[tuple[str, int]] = field(default_factory=list)
     """Names and numbers of rows."""
 
@@ -291,7 +293,7 @@ class LogMirror:
         found = self._postgres.table(_LOOK.format(table=table.name))
         partitions = [_partition(*row) for row in _rows_of(found)]
         [(database, settled, newest, stamped)] = _rows_of(self._postgres.table(_WHERE))
-        has_stamp = table.stamp is not None and f"{table.name}.{table.stamp}" in stamped
+        has_stamp = f"{table.name}.{table.stamp}" in stamped
         return _Look(database, settled, newest, has_stamp, tuple(partitions))
 
     def _tail(
@@ -339,7 +341,7 @@ class LogMirror:
                 stamp = _stamp(table, look)
                 where = f"{stamp} < '{look.settled}'::xid8"
                 if copy is None:
-                    copy = _Copy(table.name, partition.filenode, partition.changes, 0)
+                    copy = _Copy(table.name, partition.filenode, partition.changes, 0, look.stamped)
                     manifest.copies[partition.oid] = copy
                 else:
                     where += f" AND {stamp} >= '{copy.watermark}'::xid8"
@@ -506,13 +508,14 @@ def _valid(manifest: _Manifest, partition: _Partition, look: _Look) -> bool:
         copy is not None
         and (copy.filenode, copy.changes) == (partition.filenode, partition.changes)
         and copy.watermark <= look.newest
+        and copy.stamped == look.stamped
     )
 
 
 def _stamp(table: LogTable, look: _Look) -> str:
     """The transaction that wrote a row, as SQL."""
     if look.stamped:
-        return str(table.stamp)
+        return table.stamp
     # xmin has 32 bits: of all transactions that it may be, the one nearest to now.
     nearest = look.newest + 2**31
     return f"({nearest} - (({nearest} - xmin::text::bigint) & 4294967295))::text::xid8"

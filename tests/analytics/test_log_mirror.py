@@ -172,3 +172,28 @@ def test_a_place_that_can_not_be_written_is_named(log, database, tmp_path):
     mirror = LogMirror(database.conninfo, tmp_path / "file" / "columns")
     with pytest.raises(HomeNotWritableError, match="columns"):
         mirror.rows(REQUESTS)
+
+
+@pytest.mark.parametrize("table", [REQUESTS, ATTEMPTS])
+def test_a_database_whose_rows_tell_their_transaction_later_is_copied_again(
+    mirror, log, connection, table
+):
+    """The column of an older database's rows says when it was added, not when they were written."""
+    more = {"request_id": "00000000-0000-0000-0000-000000000000"} if table is ATTEMPTS else {}
+
+    def found():
+        engine = mirror.connection()
+        mirror.rows(table).attach(engine, "log")
+        return engine.sql("SELECT count(*), count(DISTINCT id) FROM log").fetchall()
+
+    connection.execute(f"ALTER TABLE {table.name} DROP COLUMN written_in")
+    log(*[more] * 60, table=table.name)
+    assert found() == [(60, 60)]
+    log(*[more] * 60, table=table.name)
+    assert found() == [(120, 120)]
+    connection.execute(
+        f"ALTER TABLE {table.name} ADD COLUMN written_in xid8 DEFAULT pg_current_xact_id()"
+    )
+    assert found() == [(120, 120)]
+    log(more, table=table.name)
+    assert found() == [(121, 121)]

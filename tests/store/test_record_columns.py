@@ -89,7 +89,8 @@ def written(log: RequestLog, one: RequestRecord, database: Any) -> tuple[dict[st
         attempts = connection.execute(
             "SELECT * FROM ai_request_attempts WHERE request_id = %s ORDER BY id", [one.id]
         ).fetchall()
-    del row["written_in"]  # the server's own
+    for stored in (row, *attempts):
+        del stored["written_in"]  # the server's own
     return row, attempts
 
 
