@@ -347,7 +347,8 @@ class Attempts:
                 raise
             raise error from raw
         except asyncio.CancelledError as cancelled:
-            if request.deadline is not None and time.perf_counter() >= request.deadline:
+            deadline = request.deadline
+            if deadline is not None and time.perf_counter() >= deadline - _CLOCKS_S:
                 failed(Status.ERROR, DeadlineExceededError("the call's deadline passed"))
             else:
                 failed(Status.CANCELLED, cancelled)
