@@ -119,6 +119,7 @@ def _into(settings: Settings, imported: Callable[[str | None], ImportReport]) ->
 
 
 def _show(report: ImportReport) -> None:
+    from novellus_lab.analytics.imports.report import plain
     from novellus_lab.display import money
 
     for line in (*report.sentences(), *report.left_out()):
@@ -129,7 +130,7 @@ def _show(report: ImportReport) -> None:
         print_table(
             ("model", "calls", "unpriced", "cost"),
             [
-                (name, f"{m.calls:,}", f"{m.unpriced:,}", money(m.cost_usd))
+                (plain(name), f"{m.calls:,}", f"{m.unpriced:,}", money(m.cost_usd))
                 for name, m in largest[:_SHOWN]
             ],
             [f"and {len(largest) - _SHOWN:,} more models"] if len(largest) > _SHOWN else (),

@@ -61,6 +61,8 @@ def import_files(
         InvalidRequestError: a file is not there or of no known format, or, if strict, a row is bad.
         StoreUnavailableError: the database does not answer; what was written before stays.
     """
+    if not paths:
+        raise InvalidRequestError("name a file or a directory to import")
     known_formats = formats(_zone(tz))
     chosen = None if format in (None, "parquet") else format_named(str(format), known_formats)
     if strict and conninfo is not None:
@@ -163,8 +165,7 @@ class _Import:
                     self._refuse(row, f"{type(error).__name__}: {error}")
                     continue
                 if isinstance(item, NotACall):
-                    reason = item.reason
-                    report.skipped[reason] = report.skipped.get(reason, 0) + 1
+                    report.skip(item.reason)
                 else:
                     yield item, found.name
         report.files.setdefault(str(path), "empty")

@@ -84,7 +84,8 @@ def read_litellm(row: Mapping[str, Any]) -> Item:
     unknown = spend == 0 and used and not hit
     return ImportedCall(
         key=needed(row, "request_id"),
-        created_at=start,
+        # Its database keeps milliseconds, its logs write microseconds: both are one call.
+        created_at=start.replace(microsecond=start.microsecond // 1000 * 1000),
         kind="embedding" if "embedding" in call_type else "chat",
         stream=streamed,
         status=Status.ERROR if failed else Status.OK,

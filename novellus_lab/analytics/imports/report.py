@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SHOWN = 20
+_REASONS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,13 @@ class ImportReport:
     first: datetime | None = None
     last: datetime | None = None
     models: dict[str, ModelCalls] = field(default_factory=dict)
+
+    def skip(self, reason: str) -> None:
+        """Count a row that is no call."""
+        reason = plain(reason)
+        if reason not in self.skipped and len(self.skipped) >= _REASONS:
+            reason = "other"
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
     @property
     def already_there(self) -> int | None:
@@ -176,7 +184,7 @@ class ImportReport:
         if self.unknown_models:
             told.append(
                 "neither configured nor in the price table: "
-                + ", ".join(self.unknown_models[:_SHOWN])
+                + ", ".join(map(plain, self.unknown_models[:_SHOWN]))
                 + (", …" if len(self.unknown_models) > _SHOWN else "")
             )
         return told
@@ -208,6 +216,12 @@ class ImportReport:
         if bad:
             tables.append(("Bad rows", ("where", "why"), bad))
         return findings_html([f"{'; '.join(self.sentences())}."], tables, self.left_out())
+
+
+def plain(text: str) -> str:
+    """Return what a file says so that a terminal only shows it."""
+    text = "".join(c if c.isprintable() else "�" for c in text[:80])
+    return text if len(text) < 80 else f"{text[:79]}…"
 
 
 def shortest(amount: Decimal) -> str:

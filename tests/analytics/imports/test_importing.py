@@ -82,7 +82,7 @@ def test_a_row_of_litellms_spend_logs_is_a_request_with_one_attempt(imported, re
     report = imported(SAMPLES / "litellm_spend_log.json")
     assert (report.calls, report.new, report.bad, report.unpriced) == (1, 1, 0, 0)
     [row] = read()
-    assert row["created_at"] == datetime(2025, 1, 24, 9, 20, 46, 847371, UTC)
+    assert row["created_at"] == datetime(2025, 1, 24, 9, 20, 46, 847000, UTC)
     assert row["id"].version == 7
     assert (row["model"], row["provider"], row["kind"]) == ("gpt-4o", "openai", "chat")
     assert (row["status"], row["cache"], row["stream"]) == ("ok", "off", False)
@@ -117,6 +117,11 @@ def test_importing_again_adds_nothing_whatever_form_the_rows_come_in(
         assert (report.calls, report.new, report.already_there) == (40, 0, 40)
     assert read() == before
     assert len(read("ai_request_attempts", "id")) == 40
+
+
+def test_a_row_of_its_database_is_the_same_call_as_in_its_logs(imported, file):
+    logged, kept = spend(), spend(startTime="2025-01-24T09:20:46.847Z")
+    assert imported(file([logged, kept])).new == 1
 
 
 def test_a_hit_of_litellms_cache_cost_nothing_and_was_no_call(imported, read, file):
@@ -207,6 +212,16 @@ def test_what_is_no_call_of_a_language_model_is_left_out_and_counted(imported, r
     report = imported(file([spend(), spend(request_id="b", call_type="aimage_generation")]))
     assert report.skipped == {"call_type aimage_generation": 1}
     assert len(read()) == 1
+
+
+def test_what_a_file_says_can_do_nothing_to_a_terminal_or_a_page(imported, file):
+    evil = "\x1b[2J<script>"
+    rows = [spend(request_id=str(i), call_type=f"{evil}{i}") for i in range(60)]
+    report = imported(file([*rows, spend(model=evil, spend=0.0)]), dry_run=True)
+    assert len(report.skipped) == 51
+    assert report.skipped["other"] == 10
+    assert "\x1b" not in "".join([*report.sentences(), *report.left_out()])
+    assert "<script>" not in report._repr_html_()
 
 
 # --- Langfuse --------------------------------------------------------------------------------
@@ -462,6 +477,8 @@ def test_files_that_are_not_there_or_of_no_format_are_refused(imported, file, tm
         imported(file("a,b\n1,2\n", "a.csv"))
     with pytest.raises(InvalidRequestError, match="Did you mean 'langfuse'"):
         imported(file([spend()]), format="langfus")
+    with pytest.raises(InvalidRequestError, match="name a file"):
+        imported()
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidRequestError, match="holds no file"):
         imported(tmp_path / "empty")
@@ -596,7 +613,7 @@ def test_a_dry_run_says_what_would_come_and_writes_nothing(imported, read, file)
     assert (report.calls, report.new, report.unpriced_share) == (4, None, 0.25)
     assert report.unknown_models == ["nobody-knows-it"]
     assert (report.first, report.last) == (
-        datetime(2025, 1, 20, tzinfo=UTC), datetime(2025, 1, 24, 9, 20, 46, 847371, UTC),
+        datetime(2025, 1, 20, tzinfo=UTC), datetime(2025, 1, 24, 9, 20, 46, 847000, UTC),
     )  # fmt: skip
     assert "dry run" in report.sentences()[0]
     assert json.loads(json.dumps(report.to_dict()))["models"]["gpt-4o"]["calls"] == 3
