@@ -14,6 +14,7 @@ from novellus_lab.analytics.prompt_patterns import prompts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from novellus_lab.analytics.cost_change import CostChange
     from novellus_lab.analytics.fitted_rates import FittedRates
@@ -63,6 +64,10 @@ class Sources:
         """Return a question to the frames, of this report's period and filters."""
         filters = {**self.filters, "until": self.period.end}
         return Question(table, self.period.start, by, every, self.tz, filters)
+
+    def since(self, start: datetime, every: str) -> Question:
+        """Return a question from a time on until now, with this report's filters."""
+        return Question(REQUESTS, start, None, every, self.tz, self.filters)
 
 
 def sources(

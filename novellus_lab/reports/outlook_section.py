@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from novellus_lab.analytics.frames import costs
 from novellus_lab.display import money
+from novellus_lab.plots.forecast import forecast_figure
 from novellus_lab.reports.document import Column, Section, Table
 
 if TYPE_CHECKING:
@@ -16,6 +19,11 @@ def outlook_section(sources: Sources) -> Section:
     """Show how budgets stand now, and what the month will have cost."""
     forecast = sources.beside.forecast
     text = [] if forecast is None else [_forecast(forecast), *forecast.notes]
+    figures = []
+    if forecast is not None and forecast.expected_usd is not None:
+        daily = costs(sources.mirror, sources.since(forecast.start, "1d"))
+        now = datetime.now(forecast.start.tzinfo)
+        figures.append(forecast_figure(forecast, daily, now, sources.tz))
     return Section(
         "outlook",
         "Budget and forecast",
@@ -41,6 +49,7 @@ def outlook_section(sources: Sources) -> Section:
                 empty="No budget is configured.",
             ),
         ),
+        tuple(figures),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Unpack
 
 from novellus_lab.analytics import frames
+from novellus_lab.analytics.forecast import forecast as spend_forecast
 from novellus_lab.analytics.grouping import Question
 from novellus_lab.analytics.latency import latency as latency_frame
 from novellus_lab.analytics.latency_shape import latency_bins, latency_ecdf
@@ -70,7 +71,7 @@ class LabPlot:
     def __repr__(self) -> str:
         return (
             "lab.plot: costs, savings, cache, latency, latency_ecdf, latency_heatmap, usage, errors, "
-            "sessions, frontier, anomalies, comparison"
+            "sessions, forecast, frontier, anomalies, comparison"
         )
 
     def costs(
@@ -217,6 +218,19 @@ class LabPlot:
         asked = _asked(since, None, None, tz, filters)
         return sessions_figure(frames.sessions(self._mirror(), asked))
 
+    def forecast(
+        self, period: str = "month", *, tz: str = "UTC", **filters: Unpack[Filters]
+    ) -> go.Figure:
+        """Draw what this day, week, month, quarter or year has cost so far, and the way to what it
+        will have cost at its end, with a 95% interval."""
+        from novellus_lab.plots.forecast import forecast_figure
+
+        mirror = self._mirror()
+        found = spend_forecast(mirror, _asked(None, None, None, tz, filters), period)
+        daily = frames.costs(mirror, _asked(found.start, None, "1d", tz, filters))
+        now = datetime.now(found.start.tzinfo)
+        return forecast_figure(found, daily, now, tz)
+
     def frontier(
         self,
         since: Since | Comparison = "30d",
@@ -267,6 +281,7 @@ class LabPlot:
     ausage = _twin(usage)
     aerrors = _twin(errors)
     asessions = _twin(sessions)
+    aforecast = _twin(forecast)
     afrontier = _twin(frontier)
     aanomalies = _twin(anomalies)
 

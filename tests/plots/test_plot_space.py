@@ -188,6 +188,19 @@ def test_no_text_of_a_figure_is_cut_off_or_lies_on_another(
         chromium.close()
 
 
+def test_the_forecast_begins_where_spend_is_and_ends_where_it_says(lab: Lab) -> None:
+    drawn = lab.plot.forecast("month")
+    found = lab.analytics.forecast("month")
+    lines = {line.name: line for line in drawn.data if line.name}
+    assert lines["so far"].y[-1] == pytest.approx(float(found.spent_usd))
+    assert list(lines["forecast"].y) == pytest.approx(
+        [float(found.spent_usd), float(found.expected_usd or 0)], rel=0.05
+    )
+    assert list(lines["so far"].y) == sorted(lines["so far"].y)
+    [sentence] = lab.plot.forecast("month", model="nobody").layout.annotations
+    assert sentence.text.startswith("There is no full day")
+
+
 def test_wrong_arguments_are_refused(lab: Lab) -> None:
     for wrong in ({"quantile": "p90"}, {"source": "moon"}, {"of": "cost_usd"}, {"every": "7 suns"}):
         with pytest.raises(InvalidRequestError):

@@ -126,7 +126,7 @@ def test_the_page_stands_alone_and_prompts_are_text(report: Any, tmp_path: Any) 
     assert "cdn" not in ours
     drawn = "".join(re.findall(r"Plotly\.newPlot\((.*?)\)\s*}", page, flags=re.S))
     assert "<script" not in drawn
-    assert ours.count('class="plotly-graph-div"') == 3
+    assert ours.count('class="plotly-graph-div"') == 4
 
 
 def test_markdown_escapes_what_it_did_not_write(report: Any, tmp_path: Any) -> None:
