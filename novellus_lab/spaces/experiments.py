@@ -108,14 +108,42 @@ class LabExperiments:
 
         runtime = self._live()
         run = self._planned(
-            runtime, strategies, workload, scorer, metric, n, name, level, sequential, margin,
-            max_usd, max_concurrency, queue, seed, on_look, arguments, arrivals, speed,
-        )  # fmt: skip
+            runtime,
+            strategies,
+            workload,
+            scorer=scorer,
+            metric=metric,
+            n=n,
+            name=name,
+            level=level,
+            sequential=sequential,
+            margin=margin,
+            max_usd=max_usd,
+            max_concurrency=max_concurrency,
+            queue=queue,
+            seed=seed,
+            arrivals=arrivals,
+            speed=speed,
+            on_look=on_look,
+            **arguments,
+        )
         with steps(run.items_planned, progress, f"comparing {run.design.name}") as advance:
             return runtime.thread.run(run, lambda _outcome: advance())
 
     async def acompare(
+        self, strategies: Any, workload: Any, *, progress: bool | None = None, **options: Any
+    ) -> LabComparison:
+        """Ask the same items in every arm: the async twin of `compare`, same arguments."""
+        from novellus_lab.display import steps
+
+        runtime = self._live()
+        run = await asyncio.to_thread(self._planned, runtime, strategies, workload, **options)
+        with steps(run.items_planned, progress, f"comparing {run.design.name}") as advance:
+            return await runtime.thread.arun(run, lambda _outcome: advance())
+
+    def _planned(
         self,
+        runtime: Runtime,
         strategies: Any,
         workload: Any,
         *,
@@ -132,42 +160,8 @@ class LabExperiments:
         seed: int = 0,
         arrivals: Any = None,
         speed: float = 1.0,
-        progress: bool | None = None,
         on_look: Callable[[LabComparison], None] | None = None,
         **arguments: Any,
-    ) -> LabComparison:
-        """Ask the same items in every arm: the async twin of `compare`."""
-        from novellus_lab.display import steps
-
-        runtime = self._live()
-        run = await asyncio.to_thread(
-            self._planned,
-            runtime, strategies, workload, scorer, metric, n, name, level, sequential, margin,
-            max_usd, max_concurrency, queue, seed, on_look, arguments, arrivals, speed,
-        )  # fmt: skip
-        with steps(run.items_planned, progress, f"comparing {run.design.name}") as advance:
-            return await runtime.thread.arun(run, lambda _outcome: advance())
-
-    def _planned(
-        self,
-        runtime: Runtime,
-        strategies: Any,
-        workload: Any,
-        scorer: Any,
-        metric: str | None,
-        n: int | None,
-        name: str | None,
-        level: float,
-        sequential: bool,
-        margin: float | str | None,
-        max_usd: Decimal | float | str | None,
-        max_concurrency: int,
-        queue: bool | str,
-        seed: int,
-        on_look: Callable[[LabComparison], None] | None,
-        arguments: dict[str, Any],
-        arrivals: Any,
-        speed: float,
     ) -> _Run:
         """Check everything before anything is sent."""
         arms = arms_of(
