@@ -90,6 +90,7 @@ background:none;line-height:1.45;max-width:28rem;white-space:normal}
 .nvl.nvl .nvl-card pre{border-top:1px solid var(--nvl-line);border-radius:0;margin:0}
 .nvl .nvl-note{color:var(--nvl-amber);font-size:.92em;margin:.5em 0;padding-left:1.15em;position:relative}
 .nvl .nvl-note::before{content:"";position:absolute;left:.1em;top:.55em;width:.45em;height:.45em;border-radius:50%;background:currentColor}
+.nvl.nvl-wide{max-width:none}.nvl.nvl-caption{line-height:1.35}.nvl.nvl-caption b{font-weight:650}.nvl.nvl-caption .nvl-meta{margin-top:.2em;line-height:1.45}
 .nvl .nvl-tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:8px;width:100%}
 .nvl .nvl-tiles>div{border:1px solid var(--nvl-line);border-radius:8px;padding:.55em .9em;display:flex;flex-direction:column;line-height:1.45}
 .nvl .nvl-tiles b{font-size:1.4em;font-weight:650;font-variant-numeric:tabular-nums;white-space:nowrap}
@@ -230,7 +231,13 @@ def tiles_html(tiles: Iterable[tuple[str, str, str]]) -> str:
         f"<div><i>{_text(label)}</i><b>{_text(value)}</b><i>{_text(detail)}</i></div>"
         for label, value, detail in tiles
     )
-    return _page(f'<div class="nvl-tiles">{shown}</div>')
+    return _page(f'<div class="nvl-tiles">{shown}</div>', "nvl nvl-wide")
+
+
+def caption_html(title: str, sentence: str = "") -> str:
+    """A title and what is to be said of it, such as above a figure."""
+    said = f'<div class="nvl-meta">{_text(sentence, _SHOWN_MESSAGE)}</div>' if sentence else ""
+    return _page(f"<b>{_text(title)}</b>{said}", "nvl nvl-wide nvl-caption")
 
 
 def table_html(
@@ -360,9 +367,9 @@ def progress_bar(total: int, show: bool | None, label: str) -> Iterator[Callable
         yield lambda text: progress.update(task, advance=1, description=text)
 
 
-def _page(inner: str) -> str:
+def _page(inner: str, kind: str = "nvl") -> str:
     # The last two classes keep MathJax from reading dollars as formulas.
-    return f'<div class="nvl mathjax_ignore tex2jax_ignore"><style>{_STYLE}</style>{inner}</div>'
+    return f'<div class="{kind} mathjax_ignore tex2jax_ignore"><style>{_STYLE}</style>{inner}</div>'
 
 
 def _parsed(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from novellus_lab.display import duration
-from novellus_lab.plots.series import per, series, wall
+from novellus_lab.plots.series import per, series, span, wall
 from novellus_lab.plots.theme import COLOURS, band, figure, graph_objects, label, log_ticks, nothing
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def latency_figure(
                 hovertemplate="%{customdata[0]} of %{customdata[1]}",
             )
         )
+    drawn.update_xaxes(**span(wall(rows["time"].to_list()), every))
     seen = [value for line in drawn.data for value in line.y]
     drawn.update_yaxes(type="log", tickvals=log_ticks(seen), tickformat=",~g")
     return drawn

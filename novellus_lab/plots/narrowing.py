@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from novellus_lab.plots.comparison import percent_of_control
@@ -54,7 +55,7 @@ def narrowing_figure(
         label(title),
         "items asked in every arm",
         "difference from the control",
-        subtitle=label(subtitle),
+        subtitle=escape(subtitle),
         height=320,
     )
     for number, arm in enumerate(dict.fromkeys(look.arm for look in looks)):

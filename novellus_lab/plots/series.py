@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,6 @@ from novellus_lab.plots.theme import COLOURS, OTHERS, label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     import polars as pl
 
@@ -72,6 +72,15 @@ def period(every: str) -> dict[str, Any]:
         months = number * {"m": 1, "q": 3, "y": 12}[unit[0]]
         return {"xperiod": f"M{months}", "xperiodalignment": "middle"}
     return {"xperiod": number * _MILLISECONDS[unit[0]], "xperiodalignment": "middle"}
+
+
+def span(times: Sequence[datetime], every: str) -> dict[str, Any]:
+    """Return what an axis of time needs where there is one bucket alone: else it would be of no width."""
+    if len(set(times)) != 1:
+        return {}
+    size = period(every)["xperiod"]
+    width = timedelta(milliseconds=size) if isinstance(size, int) else timedelta(days=31)
+    return {"range": [times[0] - width, times[0] + width]}
 
 
 def per(every: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from novellus_lab.widgets.compare import CompareWidget
     from novellus_lab.widgets.dashboard import DashboardWidget
     from novellus_lab.widgets.explore import ExploreWidget
+    from novellus_lab.widgets.judge_hits import JudgeHitsWidget
     from novellus_lab.widgets.playground import PlaygroundWidget
     from novellus_lab.widgets.source import WidgetLab
 
@@ -26,7 +27,7 @@ class LabWidgets:
         self._lab = lab
 
     def __repr__(self) -> str:
-        return "lab.widgets: dashboard, compare, explore, playground"
+        return "lab.widgets: dashboard, compare, explore, playground, judge_hits"
 
     def compare(
         self,
@@ -110,6 +111,25 @@ class LabWidgets:
         from novellus_lab.widgets.dashboard import DashboardWidget
 
         return DashboardWidget(self._lab, since=since, every=every)
+
+    def judge_hits(
+        self, sample: int = 50, *, since: str = "7d", by: str = "person"
+    ) -> JudgeHitsWidget:
+        """Judge semantic cache hits by hand: does the answer fit? `lab.cache.judge` with buttons.
+
+        Args:
+            sample: how many to draw, of those that nobody has judged yet.
+            since: how far back to look.
+            by: whose verdicts they are.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            MissingDependencyError: widgets are not installed.
+        """
+        _check()
+        from novellus_lab.widgets.judge_hits import JudgeHitsWidget
+
+        return JudgeHitsWidget(self._lab, sample=sample, since=since, by=by)
 
 
 def _check(*more: str) -> None:

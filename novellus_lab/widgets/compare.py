@@ -84,7 +84,7 @@ class CompareWidget(Panel):
             value=text,
             placeholder="One prompt a line, or one JSON object a line:\n"
             '{"prompt": "What is 6 times 7?", "expected": "42"}',
-            layout={"width": "100%", "height": "7rem"},
+            layout={"width": "auto", "height": "7rem"},
         )
         self.path = ipywidgets.Text(
             value=workload if self.kind.value == _FILE else "",
@@ -121,8 +121,9 @@ class CompareWidget(Panel):
         self.status = ipywidgets.Label("Choose two or more to compare.")
         self.figure = LiveFigure(narrowing_figure(()))
         self.verdict = ipywidgets.HTML()
-        self._shown = ipywidgets.VBox(layout={"display": "none"})
-        self._shown.children = (self.figure.widget, self.verdict)
+        # Not `display: none`: what has no width can't be drawn in.
+        self._shown = ipywidgets.VBox(layout={"height": "0", "overflow": "hidden"})
+        self._shown.children = (self.figure.box, self.verdict)
 
         for box in (*self.strategies, *self.models):
             box.observe(self.handler(self._arms_changed), "value")
@@ -290,6 +291,7 @@ class CompareWidget(Panel):
             title = f"{design.primary.title}, against {design.control}"
             points = design.primary.unit == "share" or design.primary.name == "score"
             unit = "points" if points else "percent of the control"
+            self._shown.layout.height, self._shown.layout.overflow = "auto", "visible"
             self.figure.show(
                 narrowing_figure(
                     self._looks,
@@ -298,7 +300,6 @@ class CompareWidget(Panel):
                     items=design.n,
                 )
             )
-            self._shown.layout.display = "flex"
             self.verdict.value = comparison._repr_html_()
 
     def _buttons(self, *, running: bool) -> None:

@@ -64,7 +64,7 @@ class DashboardWidget(Panel):
         self.arrange(
             row(self.since, self.every, self.pause, self.now, self.status),
             self.tiles,
-            _grid(*(figure.widget for figure in self.figures.values())),
+            _grid(*(figure.box for figure in self.figures.values())),
             _grid(self.health, self.anomalies),
         )
         self.box.layout.max_width = "none"
@@ -141,8 +141,8 @@ def _tiles(m: ModelMetrics) -> list[tuple[str, str, str]]:
         ("spend", money(m.cost.total) if m.cost.total is not None else "–",
          "all priced" if not unpriced else f"{unpriced:.1%} without a price"),
         ("saved by the cache", money(m.cost.saved_by_cache),
-         f"{percent(None if m.cache.hit_rate is None else 100 * m.cache.hit_rate)} of "
-         f"{m.cache.lookups:,} lookups hit"),
+         "no lookups" if m.cache.hit_rate is None
+         else f"{m.cache.hit_rate:.0%} of {m.cache.lookups:,} lookups hit"),
         ("success", percent(m.success_rate), f"of {m.calls.asked:,} put to models"),
         ("median latency", _ms(m.latency.p50), f"95 % within {_ms(m.latency.p95)}"),
         ("tokens", f"{_short(m.tokens.input + m.tokens.output)}",

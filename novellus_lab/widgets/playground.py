@@ -45,15 +45,16 @@ class PlaygroundWidget(Panel):
         self._run: object | None = None
         ticked = models or known[:2]
         self.models = [tick(name, name in ticked) for name in known]
-        self.system = ipywidgets.Text(placeholder="system prompt, if any", layout={"width": "100%"})
+        self.system = ipywidgets.Text(placeholder="system prompt, if any", layout={"width": "auto"})
         self.prompt = ipywidgets.Textarea(
             value=prompt, placeholder="What do you want to ask?",
-            layout={"width": "100%", "height": "6rem"},
+            layout={"width": "auto", "height": "6rem"},
         )  # fmt: skip
         self.max_tokens = ipywidgets.Text(description="max tokens", placeholder="as configured")
         self.temperature = ipywidgets.Text(description="temperature", placeholder="as configured")
         for short in (self.max_tokens, self.temperature):
-            short.layout.width = "14rem"
+            short.layout.width = "15rem"
+            short.style.description_width = "6rem"
         self.use_cache = ipywidgets.Checkbox(
             description="the cache may answer", value=False, indent=False
         )

@@ -6,7 +6,7 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from novellus_lab.display import duration, findings_html, markdown_html, money
+from novellus_lab.display import caption_html, duration, findings_html, markdown_html, money
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ def texts_html(request: LoggedRequest) -> str:
     if not request.logged:
         return findings_html((NOT_LOGGED,), ())
     shown = [
-        findings_html((f"{message.get('role', 'message')}:",), ()) + markdown_html(said(message))
+        caption_html(str(message.get("role", "message"))) + markdown_html(said(message))
         for message in row["messages"]
         if isinstance(message, dict)
     ]
@@ -39,7 +39,7 @@ def texts_html(request: LoggedRequest) -> str:
         answer = row["response"] or ""
         if row["tool_calls"]:
             answer += f"\n\n```json\n{json.dumps(row['tool_calls'], indent=1)}\n```"
-        shown.append(findings_html(("answer:",), ()) + markdown_html(answer[:_SHOWN]))
+        shown.append(caption_html("answer") + markdown_html(answer[:_SHOWN]))
     return "".join(shown)
 
 
@@ -122,7 +122,7 @@ def _tables(
         (
             line["kind"].replace("_", " "),
             f"{line['quantity']:,}",
-            "" if line["usd_per_million"] is None else f"${Decimal(line['usd_per_million']):f}",
+            "" if line["usd_per_million"] is None else money(Decimal(line["usd_per_million"])),
             money(Decimal(line["cost_usd"])),
             attempt["price_version"] or "",
         )
@@ -142,7 +142,7 @@ def _tables(
         if row[column] is not None
     ]
     if parts:
-        yield "Where time went", ("", ""), list(parts)
+        yield "Where time went", ("", "time"), list(parts)
 
 
 def _attempt(a: Mapping[str, Any]) -> tuple[str, ...]:

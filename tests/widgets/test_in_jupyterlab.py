@@ -1,8 +1,8 @@
 """Each widget in JupyterLab itself, light and dark: clicked, run, filtered, and looked at.
 
-`$NOVELLUS_SCREENSHOTS` names a directory to keep the pictures in.
-`python -m pytest -n 0 -m long tests/widgets/test_in_jupyterlab.py` runs it; docs/images/comparison.png and
-docs/images/explore.png are its pictures.
+`python -m pytest -n 0 -m long tests/widgets/test_in_jupyterlab.py`; `$NOVELLUS_SCREENSHOTS` names a
+directory to keep pictures in. With `-k light` and `NOVELLUS_DOC_IMAGES=docs/images` it makes those of
+the README and docs/widgets.md anew.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from novellus_lab.experiments.datasets import built_in
 from tests.test_display_browser import FLAGS
 from tests.widgets.jupyterlab import JupyterLab, run_all
 
@@ -31,6 +32,7 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
 ]
+ROOT = Path(__file__).parents[2]
 STRONG, WEAK = "replay/gpt-4-1106-preview", "replay/mixtral-8x7b-instruct"
 
 
@@ -57,7 +59,7 @@ def jupyter(tmp_path: Path, theme: str) -> Iterator[JupyterLab]:
 def page(theme: str) -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        tab = chromium.new_page(viewport={"width": 1240, "height": 1500}, color_scheme=theme)
+        tab = chromium.new_page(viewport={"width": 1240, "height": 2600}, color_scheme=theme)
         tab.set_default_timeout(30_000)
         yield tab
         chromium.close()
@@ -87,6 +89,23 @@ def whole(page: Any, output: Any, path: Path) -> None:
                .map(x => x.textContent.slice(0, 60))"""
     )
     assert cut == []
+    wide = output.evaluate(
+        """e => [...e.querySelectorAll('.js-plotly-plot')].filter(x => x.checkVisibility())
+               .map(x => x.querySelector('.main-svg').getBoundingClientRect().width
+                         - x.parentElement.getBoundingClientRect().width)"""
+    )
+    assert all(-2 <= over <= 2 for over in wide), wide
+
+
+def for_the_docs(page: Any, output: Any, name: str, before: Any, theme: str) -> None:
+    """Keep a widget's upper part, down to what comes `before`, as a picture of the documentation."""
+    directory = os.environ.get("NOVELLUS_DOC_IMAGES")
+    if directory and theme == "light":
+        box, end = output.bounding_box(), before.bounding_box()
+        assert box is not None
+        assert end is not None
+        clip = {**box, "x": box["x"] - 8, "width": box["width"] + 16, "height": end["y"] - box["y"]}
+        page.screenshot(path=str(ROOT / directory / name), clip=clip)
 
 
 def test_a_comparison_is_clicked_together(
@@ -95,22 +114,24 @@ def test_a_comparison_is_clicked_together(
     url = jupyter.notebook("compare.ipynb", opening(database, tmp_path), "lab.widgets.compare()")
     run_all(page, url, 1)
     output = page.locator(".jp-OutputArea-output:has(.widget-vbox)").last
-    for name in ("cost_optimized", STRONG, WEAK):
-        output.locator(f".widget-checkbox:has-text('{name}') input").check()
+    for name in ("weighted", STRONG, WEAK):
+        output.locator(f".widget-checkbox:has(:text-is('{name}')) input").check()
     output.get_by_label("control").select_option(label=STRONG)
     output.get_by_label("scorer").select_option(index=1)
+    output.get_by_label("at most $").fill("2")
     output.get_by_label("items").fill("150")
     output.get_by_label("items").press("Enter")
     output.get_by_role("button", name="Run").click()
     output.get_by_text("all items were asked").first.wait_for(timeout=120_000)
     output.locator(".js-plotly-plot .scatterlayer .js-line").first.wait_for()
     whole(page, output, keep / f"compare-{theme}.png")
+    for_the_docs(page, output, "comparison.png", output.locator("h4").first, theme)
 
 
 def test_models_answer_side_by_side(
     jupyter: JupyterLab, page: Any, database: Any, tmp_path: Path, keep: Path, theme: str
 ) -> None:
-    question = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?"
+    question = built_in("gsm8k").items[0].messages[0]["content"]
     url = jupyter.notebook(
         "playground.ipynb", opening(database, tmp_path), "lab.widgets.playground()"
     )
@@ -157,6 +178,7 @@ def test_the_log_is_looked_through(
     output.get_by_role("button", name="Replay").click()
     output.get_by_text("now", exact=True).wait_for()
     whole(page, output, keep / f"explore-{theme}.png")
+    for_the_docs(page, output, "explore.png", output.get_by_text("Where time went"), theme)
     assert alerts == []
 
 
