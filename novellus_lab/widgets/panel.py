@@ -32,6 +32,7 @@ class Panel:
         self.failure = ipywidgets.HTML()
         self.box = ipywidgets.VBox(layout={"max_width": "70rem", "overflow": "visible"})
         self._jobs: dict[object, Any] = {}
+        self._starting = threading.Lock()
         self.closed = False
 
     def arrange(self, *children: ipywidgets.Widget) -> None:
@@ -57,7 +58,8 @@ class Panel:
                 self.show_error(error)
 
         def done() -> None:
-            job = self._jobs.pop(key, None)
+            with self._starting:
+                job = self._jobs.pop(key, None)
             if job is not None and job.closed:
                 self.show_error(NovellusError("the lab was closed: open a new one with Lab()"))
                 self.at_rest()
@@ -67,14 +69,8 @@ class Panel:
             self.show_error(NovellusError("this widget is closed: make a new one"))
             return key
         thread = self._lab._live().thread
-        starting = threading.Event()
-
-        async def entered() -> None:
-            await asyncio.to_thread(starting.wait)  # until the job can be found by its key
-            await guarded()
-
-        self._jobs[key] = thread.start(entered, done)
-        starting.set()
+        with self._starting:  # it may be done before it could be put down
+            self._jobs[key] = thread.start(guarded, done)
         return key
 
     def stop(self, key: object) -> None:

@@ -74,6 +74,16 @@ def test_stopping_tells_what_was_paid_for(make_lab: Any, rows: Any) -> None:
     assert not widget.run.disabled
 
 
+def test_stopping_at_once_leaves_it_ready(replay_lab: Any) -> None:
+    widget = replay_lab.widgets.compare([STRONG, WEAK], n=1000)
+    for _ in range(5):
+        widget.run.click()
+        widget.stop_button.click()
+        until(lambda: not widget.busy)
+        assert not widget.run.disabled
+        assert widget.stop_button.disabled
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
