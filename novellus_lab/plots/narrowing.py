@@ -56,7 +56,7 @@ def narrowing_figure(
         "items asked in every arm",
         "difference from the control",
         subtitle=escape(subtitle),
-        height=320,
+        height=360,
     )
     for number, arm in enumerate(dict.fromkeys(look.arm for look in looks)):
         own, colour = [look for look in looks if look.arm == arm], COLOURS[number % len(COLOURS)]

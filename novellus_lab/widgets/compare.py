@@ -65,6 +65,8 @@ class CompareWidget(Panel):
         """The comparison, as far as it has come."""
         self._looks: list[Look] = []
         self._run: object | None = None
+        self._shows: object | None = None
+        """The run whose looks are shown."""
         self._stopping = False
 
         self.strategies = [tick(name, name in arms) for name in lab.router.strategies()]
@@ -245,10 +247,15 @@ class CompareWidget(Panel):
         self.stop(self._run)
 
     async def _compared(self, arms: list[str], workload: Workload, options: dict[str, Any]) -> None:
+        this = self._shows = object()
         try:
             try:
                 came = await self._lab.acompare(
-                    arms, workload, progress=False, on_look=self._look, **options
+                    arms,
+                    workload,
+                    progress=False,
+                    on_look=lambda comparison: self._look(this, comparison),
+                    **options,
                 )
             except asyncio.CancelledError:
                 if not self._stopping or self.closed:
@@ -260,15 +267,24 @@ class CompareWidget(Panel):
                     self.status.value = "stopped before an item was asked in every arm"
                     return
                 came = await self._lab.experiments.aload(str(self.result.design.id))
-            await asyncio.to_thread(self._show, came)
+            await asyncio.to_thread(self._finish, came)
         finally:
+            self._shows = None
             self.at_rest()
 
-    def _look(self, comparison: Comparison) -> None:
+    def _look(self, run: object, comparison: Comparison) -> None:
+        """Show how a run stands; a look that is done after its run's end comes too late."""
         try:
-            self._show(comparison)
+            with self.lock:
+                if self._shows is run:
+                    self._show(comparison)
         except Exception as error:
             self.show_error(error)
+
+    def _finish(self, comparison: Comparison) -> None:
+        with self.lock:
+            self._shows = None
+            self._show(comparison)
 
     def _show(self, comparison: Comparison) -> None:
         design = comparison.design

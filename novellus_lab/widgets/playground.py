@@ -179,7 +179,8 @@ class PlaygroundWidget(Panel):
                 f"{a.usage.input_tokens:,} → {a.usage.output_tokens:,}",
                 a.cache.value,
             )
-            for model, a in self.answers.items()
+            for model in self.columns
+            if (a := self.answers.get(model)) is not None
         ]
         if len(rows) > 1:
             header = ("model", "cost", "latency", "first token", "tokens", "cache")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from novellus_lab.errors import InvalidRequestError
+from novellus_lab.experiments.comparison import Ending
+from novellus_lab.spaces.comparisons import LabComparison
 from tests.experiments.conftest import STRONG, WEAK
 from tests.lab.conftest import openai_model
 from tests.loopback import Scripted, ScriptedServer, openai_chat_reply
@@ -54,6 +57,27 @@ def test_intervals_narrow_in_one_figure(replay_lab: Any) -> None:
     low, high = line.customdata[-1]
     early_low, early_high = line.customdata[0]
     assert high - low < early_high - early_low
+
+
+def test_a_look_that_comes_after_the_end_changes_nothing(replay_lab: Any, monkeypatch: Any) -> None:
+    release, late, whole = threading.Event(), threading.Event(), LabComparison.of
+
+    def held(_cls: Any, design: Any, outcomes: Any, ending: Any) -> Any:
+        if ending is Ending.RUNNING:
+            assert release.wait(60)
+        return whole(design, outcomes, ending)
+
+    monkeypatch.setattr(LabComparison, "of", classmethod(held))
+    widget = replay_lab.widgets.compare([STRONG, WEAK], n=5)
+    look = widget._look
+    monkeypatch.setattr(widget, "_look", lambda *given: (look(*given), late.set()))
+    widget.run.click()
+    until(lambda: not widget.busy)
+    assert widget.result.ending is Ending.WHOLE
+    release.set()
+    assert late.wait(60)
+    assert widget.result.ending is Ending.WHOLE
+    assert widget.status.value.startswith("all items were asked")
 
 
 def test_stopping_tells_what_was_paid_for(make_lab: Any, rows: Any) -> None:
