@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from novellus_lab.errors import InvalidRequestError, did_you_mean
 from novellus_lab.pipeline.intake import CALL_ARGUMENTS
+from novellus_lab.routing.strategies import Strategy
 from novellus_lab.types import EMPTY
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _arm(name: str | None, spec: Any, strategies: Collection[str], models: Colle
         return Arm(name or spec, _by_name(spec, strategies, models))
     if isinstance(spec, Mapping):
         return _of_mapping(name, spec)
-    if isinstance(spec, type) or callable(spec) or hasattr(spec, "select_model"):
+    if isinstance(spec, (type, Strategy)) or callable(spec):
         named = spec if hasattr(spec, "__name__") else type(spec)
         return Arm(name or named.__name__, balancer=spec)
     raise InvalidRequestError(

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from novellus_lab.display import findings_html
 from novellus_lab.experiments.metrics import Metric, metric_of
 from novellus_lab.experiments.wording import interval_text, value_text
+from novellus_lab.routing.learned_choice import Learned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from novellus_lab.experiments.offline import OfflineEvaluation, OfflineValue
     from novellus_lab.experiments.planned import ExperimentPlan
+    from novellus_lab.pipeline.trained_routers import StoredRouter
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,24 @@ def chosen_of(
     return best, why_not
 
 
-def strategies_to_try(names: Sequence[str], models: Sequence[str]) -> dict[str, Any]:
-    """What is looked at by default: every built-in strategy that judges by itself, and each model alone."""
+_STRONG_SHARES = (0.1, 0.25, 0.5, 0.75)
+"""Of calls to the strong model, at which trained routers are tried."""
+
+
+def strategies_to_try(
+    names: Sequence[str], models: Sequence[str], routers: Sequence[StoredRouter] = ()
+) -> dict[str, Any]:
+    """What is looked at by default: built-in strategies that judge by themselves, each model alone, and
+    trained routers at several thresholds."""
     known = ("weighted", "cost_optimized", "least_latency", "health_weighted", "priority")
     tried: dict[str, Any] = {name: name for name in known if name in names}
     tried.update({f"always {model}": {"model": model} for model in models})
+    for router in routers:
+        if router.informative and {router.weak_model, router.strong_model} <= set(models):
+            for share in _STRONG_SHARES:
+                tried[f"router {router.name}, {share:.0%} to {router.strong_model}"] = Learned(
+                    router.name, strong_share=share
+                )
     return tried
 
 

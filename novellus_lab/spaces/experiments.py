@@ -502,7 +502,8 @@ class LabExperiments:
         """Search strategies in the log, and propose one to confirm by a live comparison, with its plan.
 
         Args:
-            strategies: to look at, as in `lab.compare`; default: the built-in ones, and each model alone.
+            strategies: to look at, as in `lab.compare`; default: the built-in ones, each model alone,
+                and trained routers at several thresholds.
             objective: what is to get better.
             guard: what must not get worse by `margin` or more; default: `score` where answers were
                 scored, else `error_rate`; nothing where quality itself is the objective.
@@ -516,7 +517,8 @@ class LabExperiments:
         aim = metric_of(objective)
         models = [m.id for m in runtime.catalog if m.unavailable is None and not m.is_embedding]
         if strategies is None:
-            specs: dict[str, Any] = strategies_to_try(runtime.strategies.names(), models)
+            routers = runtime.thread.run(runtime.routers.stored)
+            specs: dict[str, Any] = strategies_to_try(runtime.strategies.names(), models, routers)
         elif isinstance(strategies, Mapping):
             specs = {str(name): spec for name, spec in strategies.items()}
         else:

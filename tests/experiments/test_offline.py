@@ -11,6 +11,7 @@ import pytest
 from novellus_lab import ModelLoadBalancer
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.experiments.datasets import built_in
+from novellus_lab.providers.replay_data import recordings
 from tests.experiments.conftest import STRONG, WEAK, replay_model
 
 N = 300
@@ -112,6 +113,21 @@ def test_what_is_recommended_saves_and_does_no_harm(explored):
     quality = explored.experiments.recommend(objective="score")
     assert quality.chosen == f"always {STRONG}"
     assert quality.spec == {"model": STRONG}
+
+
+def test_the_thresholds_of_trained_routers_are_searched_too(explored):
+    outcomes = [
+        {"prompt": prompt, "weak": answers["mixtral-8x7b-instruct"].correct,
+         "strong": answers["gpt-4-1106-preview"].correct}
+        for prompt, answers in list(recordings().items())[:600]
+    ]  # fmt: skip
+    explored.router.train(outcomes, weak=WEAK, strong=STRONG, embed=False, folds=2)
+    found = explored.experiments.recommend(margin=0.6, limit=100)
+    tried = [name for name in found.evaluations if name.startswith("router default, ")]
+    assert len(tried) == 4
+    shares = [found.evaluations[name].share.get(STRONG, 0.0) for name in tried]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.3 < shares[-1]
 
 
 # --- plans ---------------------------------------------------------------------------------------
