@@ -197,3 +197,24 @@ def test_the_dashboard_follows_the_log(
     output.get_by_role("button", name="Pause").click()
     output.get_by_text("paused, as of").wait_for()
     whole(page, output, keep / f"dashboard-{theme}.png")
+
+
+def test_hits_are_judged_by_hand(
+    jupyter: JupyterLab, page: Any, database: Any, tmp_path: Path, keep: Path, theme: str
+) -> None:
+    pytest.importorskip("wordllama")
+    asked = """
+lab.complete("What is Python?", model_id="replay/gpt-4-1106-preview", use_semantic_cache=True)
+for end in ("", "!"):
+    lab.complete("Tell me about Python programming" + end, model_id="replay/gpt-4-1106-preview",
+                 use_semantic_cache=True)
+"""
+    url = jupyter.notebook(
+        "judge.ipynb", opening(database, tmp_path), asked, "lab.widgets.judge_hits()"
+    )
+    run_all(page, url, 1)
+    output = page.locator(".jp-OutputArea-output:has(.widget-vbox)").last
+    output.get_by_text("none judged yet").wait_for()
+    output.get_by_role("button", name="It fits").click()
+    output.get_by_text("at most").wait_for()
+    whole(page, output, keep / f"judge-{theme}.png")
