@@ -35,11 +35,14 @@ class MostlyWeak(ModelLoadBalancer):
         return {WEAK: 0.8, STRONG: 0.2}
 
 
+MIXED = "the weak model 4 times in 5"
+"""Tosses a coin itself: its truth is what the two models alone come to, not one run's luck."""
+
 STRATEGIES: dict[str, Any] = {
     "always the strong model": {"model": STRONG},
     "cost_optimized": "cost_optimized",
     "short questions to the weak model": ShortToWeak,
-    "the weak model 4 times in 5": MostlyWeak,
+    MIXED: MostlyWeak,
 }
 
 
@@ -63,6 +66,10 @@ def live_values(lab: Lab) -> dict[tuple[str, str], float]:
         seen = run.frame.filter(arm=name)
         for metric in METRICS:
             found[name, metric] = float(statistics.fmean(map(float, seen[metric])))
+    for metric in METRICS:
+        found[MIXED, metric] = (
+            0.2 * found["always the strong model", metric] + 0.8 * found["cost_optimized", metric]
+        )
     return found
 
 

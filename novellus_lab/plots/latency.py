@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from novellus_lab.display import duration
-from novellus_lab.plots.series import per, series, span, wall
+from novellus_lab.plots.series import series, span, wall, width
 from novellus_lab.plots.theme import COLOURS, band, figure, graph_objects, label, log_ticks, nothing
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def latency_figure(
         title,
         f"time ({tz})",
         "ms, log scale",
-        subtitle=f"{which} of {_OF[source]}, {per(every)} each; bands are 95% intervals, and are "
+        subtitle=f"{which} of {_OF[source]}, by {width(every)}; bands are 95% intervals, and are "
         "missing where there are too few answers for one",
     )
     lines = (
@@ -137,7 +137,7 @@ def heatmap_figure(frame: pl.DataFrame, every: str, tz: str, of: str, source: st
         title,
         f"time ({tz})",
         "ms, log scale",
-        subtitle=f"share of each column's {_OF[source]}, {per(every)} each; empty: none",
+        subtitle=f"share of each column's {_OF[source]}, by {width(every)}; empty: none",
     )
     times = frame["time"].unique().sort().to_list()
     lows = sorted(frame["low_ms"].unique().to_list())

@@ -84,7 +84,15 @@ def span(times: Sequence[datetime], every: str) -> dict[str, Any]:
 
 
 def per(every: str) -> str:
-    """Return a width in words, for an axis: `a day`, `15 min`."""
+    """Return a width as a rate has it: `a day`, `each 15 minutes`."""
+    name = width(every)
+    if name[0].isdigit():
+        return f"each {name}"
+    return f"an {name}" if name == "hour" else f"a {name}"
+
+
+def width(every: str) -> str:
+    """Return a width in words: `day`, `15 minutes`."""
     number = "".join(c for c in every if c.isdigit())
     unit = "".join(c for c in every.lower() if c.isalpha())
     short = "mo" if unit.startswith("mo") else unit[0]
@@ -97,6 +105,4 @@ def per(every: str) -> str:
         "q": "quarter",
         "y": "year",
     }[short]
-    if number in ("", "1"):
-        return f"an {word}" if word == "hour" else f"a {word}"
-    return f"{number} {word}s"
+    return word if number in ("", "1") else f"{number} {word}s"
