@@ -94,8 +94,8 @@ class RedisTier:
         self._writer = RedisSession(self._server)
         self._asked: deque[tuple[bytes, asyncio.Future[CacheEntry | None]]] = deque()
         self._reading: asyncio.Task[None] | None = None
-        # What was discarded while the server was being asked: its answer is out of date.
-        self._discarded: set[bytes] = set()
+        # What was stored or discarded (None) while the server was being asked: its answer is out of date.
+        self._changed: dict[bytes, CacheEntry | None] = {}
         self._cleared = False
         # A key waits in one of them at most: what is to be stored, what is to be removed.
         self._puts: dict[bytes, CacheEntry] = {}
@@ -151,6 +151,8 @@ class RedisTier:
         """Store an entry soon. What this process reads meanwhile is the new one."""
         if self._closed:
             return
+        if self._reading is not None:
+            self._changed[entry.key] = entry
         self._removals.pop(entry.key, None)
         self._puts.pop(entry.key, None)  # to the end of the queue
         self._puts[entry.key] = entry
@@ -167,7 +169,7 @@ class RedisTier:
         if self._closed:
             return
         if self._reading is not None:
-            self._discarded.add(key)
+            self._changed[key] = None
         self._puts.pop(key, None)
         self._removals[key] = None
         if len(self._removals) > _MAX_WAITING_DISCARDS:  # as a last resort all of them
@@ -181,6 +183,9 @@ class RedisTier:
         With the server away, all are removed when it is back: rather too many than one too few.
         """
         self._cleared = True
+        for key, entry in self._changed.items():
+            if entry is not None and matches(entry):
+                self._changed[key] = None
         unstored = self._storing | self._puts
         for key, entry in unstored.items():
             if entry is not None and matches(entry):
@@ -190,6 +195,7 @@ class RedisTier:
     async def clear(self) -> int:
         """Remove all entries, now or as soon as the server is back; return how many were removed."""
         self._cleared = True
+        self._changed.clear()
         self._puts.clear()
         self._removals = dict.fromkeys(self._storing)
         self._wake_writer()
@@ -233,7 +239,7 @@ class RedisTier:
             while self._asked:
                 batch = [self._asked.popleft() for _ in range(min(len(self._asked), _READ_BATCH))]
                 found: Mapping[bytes, CacheEntry] = {}
-                self._discarded.clear()
+                self._changed.clear()
                 self._cleared = False
                 try:
                     if not self._outage.away:
@@ -271,7 +277,9 @@ class RedisTier:
     def _newest(self, key: bytes, found: Mapping[bytes, CacheEntry]) -> CacheEntry | None:
         if self._is_unstored(key):
             return self._unstored(key)
-        return None if self._cleared or key in self._discarded else found.get(key)
+        if key in self._changed:  # what is read was on its way when this came
+            return self._changed[key]
+        return None if self._cleared else found.get(key)
 
     def _is_unstored(self, key: bytes) -> bool:
         return key in self._puts or key in self._removals or key in self._storing

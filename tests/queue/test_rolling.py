@@ -16,6 +16,7 @@ def test_a_worker_rolls_the_log_up(make_lab, rows, start_worker) -> None:
         assert rows("model_performance_metrics", "grain") == []
         worker = start_worker(server.url)
         found = until(lambda: rows("model_performance_metrics", "grain"))
+        until(lab.queue.workers)  # before it serves, a SIGTERM ends it as it ends any process
         worker.stop()
     assert {(row["grain"], row["model"], row["answered"]) for row in found} == {
         (grain, "gpt-4o", 1) for grain in ("minute", "hour", "day")
