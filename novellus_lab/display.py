@@ -73,7 +73,7 @@ line-height:1.5;white-space:pre;overflow-wrap:normal;color:inherit}
 .nvl.nvl table{border-collapse:collapse;border:0;font-size:.95em;margin:0;table-layout:auto;font-variant-numeric:tabular-nums;overflow-wrap:normal}
 .nvl.nvl :is(th,td){border:0;border-bottom:1px solid var(--nvl-line);padding:.42em 1.4em .42em 0;text-align:left;vertical-align:top;
 background:none;line-height:1.45;max-width:28rem;white-space:normal}
-.nvl.nvl .nvl-figures td:not(:last-child){white-space:nowrap}.nvl.nvl .nvl-figures td:last-child{min-width:6em}.nvl.nvl .nvl-figures :is(th,td){padding-right:1.1em}
+.nvl.nvl:has(.nvl-figures){max-width:76rem}.nvl.nvl .nvl-figures td:not(:last-child){white-space:nowrap;max-width:none}.nvl.nvl .nvl-figures td:last-child{min-width:6em}.nvl.nvl .nvl-figures :is(th,td){padding-right:1.1em}
 .nvl.nvl thead{border:0}.nvl.nvl th{font-weight:600;color:var(--nvl-quiet);white-space:nowrap}
 .nvl.nvl tbody tr:nth-child(n),.nvl.nvl tbody tr:hover{background:none}
 .nvl.nvl blockquote{border:0;border-left:3px solid var(--nvl-line);color:var(--nvl-quiet);padding:0 0 0 1em;margin-left:0;margin-right:0}

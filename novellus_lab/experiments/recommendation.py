@@ -107,7 +107,7 @@ def chosen_of(
         fit.append((gain, name))
     if not fit:
         return None, why_not
-    best = max(fit)[1]
+    best = max(fit, key=lambda pair: pair[0])[1]  # of equals the first
     for _, name in fit:
         if name != best:
             why_not[name] = f"fit, and less is gained than with {best}"
