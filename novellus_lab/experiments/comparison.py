@@ -209,9 +209,13 @@ class Comparison:
         ]
         if design.load is not None:
             about.append(f"Under load: {design.load}; arms took turns, block by block")
+        return about + self._replay()
+
+    def _replay(self) -> list[str]:
+        """Wherever recorded answers are among the calls, it is said."""
         if any(seen.provider == "replay" for item in self.observations for seen in item):
-            about.append("REPLAY: recorded answers; latencies are drawn from a stated distribution")
-        return about
+            return ["REPLAY: recorded answers; latencies are drawn from a stated distribution"]
+        return []
 
 
 def effects_of(

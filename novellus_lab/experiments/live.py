@@ -124,6 +124,7 @@ class LiveComparison(Comparison):
             f"★ decides. Intervals at {self.design.level:.0%}"
             + (", valid however often they are looked at" if self.design.sequential else "")
             + ", together over arms (★) and over all other metrics; made of units, not of calls",
+            *self._replay(),
         ]
 
 

@@ -110,7 +110,7 @@ def chosen_of(
     best = max(fit, key=lambda pair: pair[0])[1]  # of equals the first
     for _, name in fit:
         if name != best:
-            why_not[name] = f"fit, and less is gained than with {best}"
+            why_not[name] = f"fit, and no more is gained than with {best}"
     return best, why_not
 
 

@@ -102,6 +102,7 @@ def test_what_live_traffic_says(replay_lab):
     assert once.effect(metric="score").treatment.value == 0.0
     assert "Units: strong" in once.verdict
     assert "live traffic" in once._repr_html_()
+    assert "REPLAY" in once._repr_html_()
     with pytest.raises(InvalidRequestError, match="no pairs"):
         _ = once.pairs
     assert once.figure().data
