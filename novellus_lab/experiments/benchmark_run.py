@@ -12,10 +12,11 @@ import orjson
 from novellus_lab.display import duration, findings_html, money
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.experiments.comparison import Comparison, Ending
-from novellus_lab.experiments.observation import COLUMNS, total_usd
+from novellus_lab.experiments.observation import frame_of, total_usd
 from novellus_lab.experiments.stats.confidence import Confidence
 from novellus_lab.experiments.stats.means import mean
 from novellus_lab.experiments.stats.proportions import rate
+from novellus_lab.experiments.stats.quantiles import rank
 from novellus_lab.experiments.trial import Outcome
 
 if TYPE_CHECKING:
@@ -77,12 +78,12 @@ class BenchmarkRun:
         """Each arm, the best first; where quality is the same, the cheapest."""
         told = [self._standing(place) for place in range(len(self.design.names))]
 
-        def rank(standing: Standing) -> tuple[float, Decimal]:
+        def place(standing: Standing) -> tuple[float, Decimal]:
             quality = standing.quality
             value = quality.value if quality is not None and quality.value is not None else -1.0
             return -value, standing.cost_usd
 
-        return tuple(sorted(told, key=rank))
+        return tuple(sorted(told, key=place))
 
     def _standing(self, place: int) -> Standing:
         seen = [o.observations[place] for o in self.outcomes]
@@ -148,18 +149,7 @@ class BenchmarkRun:
     @property
     def frame(self) -> pl.DataFrame:
         """One row an item and arm."""
-        import polars as pl
-
-        rows = [
-            {
-                **{c: getattr(seen, c) for c in COLUMNS},
-                "request_id": str(seen.request_id or "") or None,
-            }
-            for outcome in self.outcomes
-            for seen in outcome.observations
-        ]
-        money_columns = {"cost_usd": pl.Decimal(38, 15), "scoring_cost_usd": pl.Decimal(38, 15)}
-        return pl.DataFrame(rows, schema_overrides=money_columns, infer_schema_length=None)
+        return frame_of(seen for outcome in self.outcomes for seen in outcome.observations)
 
     # --- for people and programs ---------------------------------------------------------------
 
@@ -394,11 +384,7 @@ def _differ(old: str | None, new: str | None) -> bool:
 
 
 def _nearest(ordered: Sequence[float], q: float) -> float | None:
-    """The nearest-rank quantile, as the rest of the package takes it."""
-    if not ordered:
-        return None
-    rank = max(1, -int(-q * len(ordered) * (1 - 1e-12) // 1))
-    return ordered[min(len(ordered), rank) - 1]
+    return ordered[rank(len(ordered), q) - 1] if ordered else None
 
 
 def _quality(one: Standing) -> str:

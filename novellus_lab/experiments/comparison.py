@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from novellus_lab.display import findings_html, money
 from novellus_lab.errors import InvalidRequestError, did_you_mean
 from novellus_lab.experiments.effects import Effect, effect
-from novellus_lab.experiments.observation import COLUMNS, total_usd
+from novellus_lab.experiments.observation import frame_of, total_usd
 from novellus_lab.experiments.stats.checks import effect_trend
 from novellus_lab.experiments.stats.confidence import WARM_UP
 from novellus_lab.experiments.stats.multiple import simultaneous_level
@@ -136,15 +136,7 @@ class Comparison:
     @property
     def frame(self) -> pl.DataFrame:
         """One row an item and arm: everything that was observed."""
-        import polars as pl
-
-        rows = [
-            {**{c: getattr(seen, c) for c in COLUMNS}, "request_id": _text(seen.request_id)}
-            for item in self.observations
-            for seen in item
-        ]
-        money_columns = {"cost_usd": pl.Decimal(38, 15), "scoring_cost_usd": pl.Decimal(38, 15)}
-        return pl.DataFrame(rows, schema_overrides=money_columns, infer_schema_length=None)
+        return frame_of(seen for item in self.observations for seen in item)
 
     @property
     def pairs(self) -> pl.DataFrame:
@@ -352,7 +344,3 @@ def _effect_row(found: Effect, design: Design) -> dict[str, Any]:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)

@@ -12,7 +12,7 @@ from novellus_lab.display import money
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.experiments.comparison import Comparison, Ending
 from novellus_lab.experiments.effects import effect
-from novellus_lab.experiments.observation import Observation
+from novellus_lab.experiments.observation import Observation, felt_latency_of_row
 from novellus_lab.experiments.stats.checks import effect_trend, sample_ratio
 from novellus_lab.experiments.stats.multiple import simultaneous_level
 from novellus_lab.routing.assignment import HOLDOUT, REQUEST
@@ -147,11 +147,7 @@ async def live_calls(
 
 
 def _observation(row: Mapping[str, Any], unit: str) -> Observation:
-    latency_ms = row["latency_ms"]
-    drawn = (row["raw_usage"] or {}).get("simulated_latency_ms")
     hit = row["cache"] not in ("off", "miss")
-    if row["provider"] == "replay" and not hit and isinstance(drawn, (int, float)) and latency_ms:
-        latency_ms += float(drawn) - (row["provider_ms"] or 0.0)
     if unit == REQUEST:
         group = str(row["id"])
     elif unit == "session_id":
@@ -171,7 +167,7 @@ def _observation(row: Mapping[str, Any], unit: str) -> Observation:
         cache=row["cache"],
         hit=hit,
         cost_usd=row["cost_usd"],
-        latency_ms=latency_ms,
+        latency_ms=felt_latency_of_row(row, hit=hit),
         ttft_ms=row["ttft_ms"],
         input_tokens=row["input_tokens"],
         output_tokens=row["output_tokens"],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import dict_row
 
+from novellus_lab.experiments.observation import felt_latency_of_row
 from novellus_lab.types import EMPTY
 
 if TYPE_CHECKING:
@@ -96,10 +97,6 @@ async def logged_calls(
 
 
 def _call(row: Mapping[str, Any]) -> LoggedCall:
-    latency_ms = row["latency_ms"]
-    drawn = (row["raw_usage"] or {}).get("simulated_latency_ms")
-    if row["provider"] == "replay" and latency_ms is not None and isinstance(drawn, (int, float)):
-        latency_ms += float(drawn) - (row["provider_ms"] or 0.0)
     cost = row["cost_usd"]
     return LoggedCall(
         id=row["id"],
@@ -113,7 +110,7 @@ def _call(row: Mapping[str, Any]) -> LoggedCall:
         },
         ok=row["status"] == "ok",
         cost_usd=None if cost is None else float(cost),
-        latency_ms=latency_ms if row["status"] == "ok" else None,
+        latency_ms=felt_latency_of_row(row) if row["status"] == "ok" else None,
         score=row["score"] if row["status"] == "ok" else 0.0 if row["score"] is not None else None,
         session_id=row["session_id"],
         arguments=_arguments(row),

@@ -7,8 +7,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from uuid import UUID
+
+    import polars as pl
 
     from novellus_lab.types import Completion
 
@@ -66,6 +69,31 @@ def felt_latency_ms(answer: Completion) -> float:
         if attempt.provider == "replay" and isinstance(drawn, (int, float)):
             latency_ms += float(drawn) - attempt.latency_ms
     return latency_ms
+
+
+def felt_latency_of_row(row: Mapping[str, Any], *, hit: bool = False) -> float | None:
+    """Return the same of a row of `ai_requests`; a cache hit has its own latency, whoever answered."""
+    latency_ms: float | None = row["latency_ms"]
+    drawn: Any = (row["raw_usage"] or {}).get("simulated_latency_ms")
+    recorded = row["provider"] == "replay" and isinstance(drawn, (int, float))
+    if latency_ms is None or hit or not recorded:
+        return latency_ms
+    return latency_ms + float(drawn) - (row["provider_ms"] or 0.0)
+
+
+def frame_of(seen: Iterable[Observation]) -> pl.DataFrame:
+    """Return one row an observation."""
+    import polars as pl
+
+    rows = [
+        {
+            **{column: getattr(one, column) for column in COLUMNS},
+            "request_id": None if one.request_id is None else str(one.request_id),
+        }
+        for one in seen
+    ]
+    money = {"cost_usd": pl.Decimal(38, 15), "scoring_cost_usd": pl.Decimal(38, 15)}
+    return pl.DataFrame(rows, schema_overrides=money, infer_schema_length=None)
 
 
 def total_usd(amounts: list[Decimal | None]) -> tuple[Decimal, int]:

@@ -12,6 +12,7 @@ import orjson
 
 from novellus_lab.errors import InvalidRequestError
 from novellus_lab.experiments.observation import Observation
+from novellus_lab.experiments.trial import Outcome
 from novellus_lab.store.storable import storable_text
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from novellus_lab.experiments.design import Design
     from novellus_lab.pipeline.kept_connection import KeptConnection
 
     Connection = psycopg.AsyncConnection[Any]
@@ -171,13 +173,21 @@ class ExperimentStore:
             )
         return StoredExperiment(*row)
 
-    async def observed(self, id: UUID) -> list[tuple[int, Observation]]:
-        """Return what was observed, in the order of the items."""
+    async def outcomes(self, design: Design) -> list[Outcome]:
+        """Return what was observed of each item that is kept in every arm, in their order."""
 
         async def read(connection: Connection) -> list[tuple[Any, ...]]:
-            return await (await connection.execute(_OBSERVED, (id,))).fetchall()
+            return await (await connection.execute(_OBSERVED, (design.id,))).fetchall()
 
-        return [(n, _observation(told)) for n, told in await self._connection.run(read)]
+        by_number: dict[int, dict[str, Observation]] = {}
+        for number, told in await self._connection.run(read):
+            seen = _observation(told)
+            by_number.setdefault(number, {})[seen.arm] = seen
+        return [
+            Outcome(number, tuple(seen[name] for name in design.names))
+            for number, seen in sorted(by_number.items())
+            if len(seen) == len(design.names)
+        ]
 
 
 def _kept(observation: Observation) -> dict[str, Any]:

@@ -370,7 +370,7 @@ class _Run(_Work):
         if earlier is not None:
             self.design = replace(self.design, id=earlier.id, label=earlier.label)
             await asyncio.to_thread(self.access.ready)
-            done = [o for o in await _outcomes(store, self.design) if _answered(o)]
+            done = [o for o in await store.outcomes(self.design) if _answered(o)]
             known = await answers_of(self.runtime.experiments.connection, earlier.label)
             self.resumed = len(done)
             for outcome in done:
@@ -490,7 +490,7 @@ async def load_run(runtime: Runtime, key: str) -> BenchmarkRun:
     if one.kind != "benchmark":
         raise InvalidRequestError(f"{key!r} is no run of a benchmark but a {one.kind} experiment")
     design = Design.of(one.id, one.name, one.label, one.design)
-    outcomes = await _outcomes(store, design)
+    outcomes = await store.outcomes(design)
     ids = [s.request_id for o in outcomes for s in o.observations if s.request_id is not None]
     answers = await answers_by_id(runtime.experiments.connection, ids)
 
@@ -502,17 +502,6 @@ async def load_run(runtime: Runtime, key: str) -> BenchmarkRun:
     whole = len(told) == design.n
     run = _run_of(design, told, Ending.WHOLE if whole else Ending.INTERRUPTED)
     return replace(run, started_at=one.started_at)
-
-
-async def _outcomes(store: Any, design: Design) -> list[Outcome]:
-    by_number: dict[int, dict[str, Any]] = {}
-    for number, seen in await store.observed(design.id):
-        by_number.setdefault(number, {})[seen.arm] = seen
-    return [
-        Outcome(number, tuple(seen[name] for name in design.names))
-        for number, seen in sorted(by_number.items())
-        if len(seen) == len(design.names)
-    ]
 
 
 def _answered(outcome: Outcome) -> bool:

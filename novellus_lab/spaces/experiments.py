@@ -23,7 +23,6 @@ from novellus_lab.experiments.run import run_experiment
 from novellus_lab.experiments.scorers import scorer_of
 from novellus_lab.experiments.stats.multiple import simultaneous_level
 from novellus_lab.experiments.store import ExperimentStore, StoredExperiment
-from novellus_lab.experiments.trial import Outcome
 from novellus_lab.ids import uuid7
 from novellus_lab.spaces.comparisons import LabComparison, LabLiveComparison, margin_of
 from novellus_lab.spaces.live_traffic import analyse_live, live_design, start_live, stop_live
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from novellus_lab.experiments.offline import OfflineEvaluation
+    from novellus_lab.experiments.trial import Outcome
     from novellus_lab.pipeline.runtime import Runtime
 
 
@@ -590,14 +590,7 @@ class LabExperiments:
                 f"{key!r} is an experiment on live traffic: lab.experiments.analyse({key!r})"
             )
         design = Design.of(one.id, one.name, one.label, one.design)
-        by_number: dict[int, dict[str, Any]] = {}
-        for number, seen in await store.observed(one.id):
-            by_number.setdefault(number, {})[seen.arm] = seen
-        outcomes = [
-            Outcome(number, tuple(seen[name] for name in design.names))
-            for number, seen in by_number.items()
-            if len(seen) == len(design.names)
-        ]
+        outcomes = await store.outcomes(design)
         ending = Ending.WHOLE if len(outcomes) == design.n else Ending.INTERRUPTED
         return await asyncio.to_thread(LabComparison.of, design, outcomes, ending)
 
